@@ -4,9 +4,11 @@ Every write goes to a temporary name beside the target, is flushed to the disk, 
 target's name in one step, so a reader never meets half a file and a crash leaves the old one.
 """
 
+import csv
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +83,12 @@ def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
         save_file(ordered, temporary, metadata={"format": "pt"})
 
 
+def read_bytes(path: str | Path, count: int = -1) -> bytes:
+    """Read a file's first `count` bytes, fewer where it is shorter; by default the whole file."""
+    with Path(path).open("rb") as file:
+        return file.read(count)
+
+
 def read_json(path: str | Path) -> Any:
     """Read one JSON value."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -105,3 +113,26 @@ def sha256_json(value: Any) -> str:
     """Return the sha256 of a plain value in its canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV's rows, every value as the text that stands there."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file's bytes, whole or not at all."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def link_all(files: Iterable[Path], folder: Path) -> None:
+    """Make `folder` hold links to `files` and nothing else that it was linked to before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.is_symlink():
+            old.unlink()
+    for file in files:
+        (folder / file.name).unlink(missing_ok=True)
+        (folder / file.name).symlink_to(file.resolve())

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ def rule_log(path: str) -> Iterator[None]:
     """
     sinks: list[logging.Handler] = [logging.FileHandler(path, mode="w"), logging.StreamHandler()]
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", handlers=sinks)
+    # Their deprecations are for us, not for the person who runs a rule.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
     # Libraries may inform us of a request or a kernel; only what concerns the result is shown.
     for noisy in ("httpx", "httpcore", "urllib3", "torch"):
         logging.getLogger(noisy).setLevel("WARNING")

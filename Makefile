@@ -1,0 +1,47 @@
+# make run: the whole chain.  make test: the tests.  Both first bring .venv up to date.
+# ARGS is handed on: make run ARGS="--configfile mine.yaml", make test ARGS="-k masking".
+
+PYTHON ?= python3
+# Where torch comes from, when not from where pip looks: https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+# Snakemake starts scripts with the path of Python unquoted.
+ifneq ($(words $(CURDIR)),1)
+$(error no script can be run from "$(CURDIR)": move the folder to a path without spaces)
+endif
+
+STAMP := .venv/up-to-date
+IN_VENV := . .venv/bin/activate &&
+
+.PHONY: setup run test lint lock
+
+setup: $(STAMP)
+
+run: setup
+	$(IN_VENV) snakemake $(ARGS)
+
+test: setup
+	$(IN_VENV) pytest $(ARGS)
+
+lint: setup
+	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint
+
+# requirements.txt from the .in files. It must fit every machine: no local build of torch, none of
+# the CUDA packages, which torch's CUDA build asks for by itself.
+lock: setup
+	$(IN_VENV) pip install --quiet pip-tools==7.6.2
+	$(IN_VENV) CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --allow-unsafe \
+		--strip-extras --no-annotate --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --output-file requirements.txt $(ARGS) \
+		requirements.in requirements-dev.in
+	sed -i.bak -E -e '/^(cuda|nvidia|triton)/d' -e 's/^(torch==[^+]*)\+.*/\1/' requirements.txt
+	rm requirements.txt.bak
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is Python " \
+		+ sys.version.split()[0] + ", 3.11 or newer is needed: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),.venv/bin/pip install --no-deps --index-url $(TORCH_INDEX) \
+		"$$(grep ^torch== requirements.txt)")
+	.venv/bin/pip install --requirement requirements.txt
+	@touch $@

@@ -1,0 +1,27 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/base_model.smk"
+include: "rules/questions.smk"
+include: "rules/sft.smk"
+include: "rules/rollouts.smk"
+include: "rules/rft.smk"
+include: "rules/evaluate.smk"
+include: "rules/summary.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/summary.csv",
+        "results/passed.csv",
+
+
+onsuccess:
+    show_summary()

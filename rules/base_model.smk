@@ -1,0 +1,52 @@
+if config["base_model"] == "embedded":
+
+    rule base_model:
+        input:
+            code=code_of("scripts/pretrain_base.py"),
+        output:
+            manifest=BASE_MODEL,
+            history="resources/base_model/history.csv",
+        log:
+            "logs/base_model.log",
+        benchmark:
+            "benchmarks/base_model.tsv"
+        conda:
+            "../envs/train.yaml"
+        threads: workflow.cores
+        resources:
+            gpu=1,
+        params:
+            recipe=settings_of(
+                embedded="embedded",
+                held_out="data.held_out",
+                held_out_seed="data.held_out_seed",
+            ),
+            libraries=libraries_of("scripts/pretrain_base.py"),
+        script:
+            "../scripts/pretrain_base.py"
+
+elif "@" in config["base_model"]:
+    sys.exit(
+        f"config: base_model is the hub id {config['base_model']}, which this version cannot fetch; "
+        "download the model into a folder and write base_model: path/to/the/folder"
+    )
+
+else:
+
+    rule base_model:
+        input:
+            files=model_files(config["base_model"]),
+            code=code_of("scripts/link_base_model.py"),
+        output:
+            manifest=BASE_MODEL,
+        log:
+            "logs/base_model.log",
+        benchmark:
+            "benchmarks/base_model.tsv"
+        conda:
+            "../envs/light.yaml"
+        params:
+            folder=config["base_model"],
+            libraries=libraries_of("scripts/link_base_model.py"),
+        script:
+            "../scripts/link_base_model.py"

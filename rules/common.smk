@@ -1,0 +1,88 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.utils import validate
+
+HOME = Path(str(workflow.current_basedir)).parent
+sys.path.insert(0, str(HOME / "scripts"))
+
+from posttrain import imports, settings
+from posttrain.errors import PosttrainError
+from posttrain.models import model_files
+
+SCHEMA = HOME / "schemas" / "config.schema.yaml"
+
+if faults := settings.faults(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))):
+    sys.exit("\n".join(faults))
+validate(config, str(SCHEMA))
+
+
+def settings_of(**keys) -> dict:
+    """Return what a rule reads from the config as one param: name -> value of a dotted key.
+
+    One, because Snakemake compares params as a set: two that swap values would go unnoticed. And
+    canonical, so that neither the order of keys nor 1 for 1.0 reruns anything.
+    """
+
+    def value(dotted: str):
+        found = config
+        for key in dotted.split("."):
+            found = found[key]
+        return settings.canonical(found)
+
+    return {name: value(keys[name]) for name in sorted(keys)}
+
+
+def code_of(script: str) -> list[str]:
+    """Return the script and the project modules it imports: a change in any reruns the rule."""
+    return [os.path.relpath(path) for path in imports.code_files(HOME / script)]
+
+
+def libraries_of(script: str) -> dict[str, str]:
+    """Return the versions of the libraries that those import: an upgrade reruns the rule."""
+    return imports.library_versions(imports.code_files(HOME / script))
+
+
+BASE_MODEL = "resources/base_model/manifest.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "receipt.json")
+SPLITS = ("train", "valid")
+# model -> the style it is asked in, and the folder of its adapter if it has one
+MODELS = {
+    "base": {"style": "answer", "adapter": None},
+    "cot": {"style": "worked", "adapter": None},
+    "sft": {"style": "answer", "adapter": "results/sft"},
+    "rft": {"style": "reasoning", "adapter": "results/rft"},
+}
+for name, entry in config["evaluate"]["adapters"].items():
+    entry = {"folder": entry} if isinstance(entry, str) else entry
+    MODELS[name] = {"style": entry.get("prompt", "answer"), "adapter": entry["folder"]}
+
+
+def adapter_files(model: str) -> list[str]:
+    """Return the files of a model's adapter, weights first; none for the base model.
+
+    The weights are asked for in any case: without them there is nothing to evaluate.
+    """
+    folder = MODELS[model]["adapter"]
+    if folder is None:
+        return []
+    names = [n for n in ADAPTER_FILES if model in ("sft", "rft") or Path(folder, n).is_file()]
+    return [f"{folder}/{name}" for name in names]
+
+
+def training_keys(stage: str) -> dict[str, str]:
+    """Return what training reads of its section of the config; the rest shaped its rows."""
+    keys = ("lora", "learning_rate", "epochs", "batch_size", "gradient_checkpointing")
+    return {key: f"{stage}.{key}" for key in keys}
+
+
+def show_summary() -> None:
+    """Print results/summary.csv as a table, where this run made or kept it."""
+    table = Path("results/summary.csv")
+    if table.is_file():
+        import pandas as pd
+
+        print(f"\n{pd.read_csv(table).drop(columns='adapter_sha256').to_string(index=False)}\n")

@@ -1,0 +1,35 @@
+rule evaluate:
+    input:
+        base=BASE_MODEL,
+        questions=rules.questions.output.valid,
+        adapter=lambda wildcards: adapter_files(wildcards.model),
+        code=code_of("scripts/evaluate_model.py"),
+    output:
+        row="results/{model}_eval.csv",
+        predictions="results/{model}_predictions.jsonl",
+        receipt="results/{model}_receipt.json",
+    wildcard_constraints:
+        model="|".join(MODELS),
+    log:
+        "logs/evaluate_{model}.log",
+    benchmark:
+        "benchmarks/evaluate_{model}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        recipe=settings_of(
+            prompts="prompts",
+            limit="evaluate.limit",
+            max_new_tokens="evaluate.max_new_tokens",
+            batch_size="evaluate.batch_size",
+            relative_tolerance="evaluate.relative_tolerance",
+            absolute_tolerance="evaluate.absolute_tolerance",
+            answer_digits="sft.answer_digits",
+        ),
+        style=lambda wildcards: MODELS[wildcards.model]["style"],
+        libraries=libraries_of("scripts/evaluate_model.py"),
+    script:
+        "../scripts/evaluate_model.py"

@@ -1,0 +1,45 @@
+rule summary:
+    input:
+        rows=expand("results/{model}_eval.csv", model=MODELS),
+        code=code_of("scripts/summarise.py"),
+    output:
+        table="results/summary.csv",
+    log:
+        "logs/summary.log",
+    conda:
+        "../envs/light.yaml"
+    script:
+        "../scripts/summarise.py"
+
+
+rule verdicts:
+    input:
+        summary=rules.summary.output.table,
+        predictions=expand("results/{model}_predictions.jsonl", model=MODELS),
+        receipts=expand("results/{model}_receipt.json", model=MODELS),
+        code=code_of("scripts/give_verdicts.py"),
+    output:
+        verdicts="results/verdicts.csv",
+    log:
+        "logs/verdicts.log",
+    conda:
+        "../envs/light.yaml"
+    params:
+        recipe=settings_of(require="evaluate.require"),
+    script:
+        "../scripts/give_verdicts.py"
+
+
+# A rule of its own: one that fails loses its outputs, and the verdicts have to stay.
+rule gate:
+    input:
+        verdicts=rules.verdicts.output.verdicts,
+        code=code_of("scripts/check_gate.py"),
+    output:
+        passed="results/passed.csv",
+    log:
+        "logs/gate.log",
+    conda:
+        "../envs/light.yaml"
+    script:
+        "../scripts/check_gate.py"

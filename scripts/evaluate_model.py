@@ -1,0 +1,34 @@
+"""Rule evaluate: questions, the base model and perhaps an adapter in; one row of figures out."""
+
+from posttrain import artifacts, lineage, logs
+
+with logs.rule_log(snakemake.log[0]):
+    from posttrain import adapters, devices, evaluation, models, scoring
+
+    recipe = snakemake.params.recipe
+    devices.use_threads(snakemake.threads)
+    loaded = adapters.load_any(snakemake.input.base, snakemake.input.adapter)
+    tokenizer = models.load_tokenizer(models.verified(snakemake.input.base))
+    lines = evaluation.predictions(
+        adapters.ready(loaded),
+        tokenizer,
+        artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]],
+        snakemake.params.style,
+        recipe,
+    )
+    adapters.refuse_changed(loaded)
+    verdicts = [line["verdict"] for line in lines]
+    row = scoring.summarised(snakemake.wildcards.model, loaded.label, verdicts)
+    artifacts.write_jsonl(snakemake.output.predictions, lines)
+    artifacts.write_csv(snakemake.output.row, [row], scoring.COLUMNS)
+    receipt = lineage.receipt_of_rule(
+        snakemake,
+        recipe | {"style": snakemake.params.style},
+        devices.describe(snakemake.threads),
+    )
+    alike = evaluation.asked_as_trained(
+        tokenizer, loaded.receipt, snakemake.params.style, recipe["prompts"]
+    )
+    artifacts.write_json(
+        snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}
+    )

@@ -1,0 +1,15 @@
+"""Rule verdicts: all results in; for each model whether it passed, and if not what it looks like."""
+
+from posttrain import artifacts, logs
+
+with logs.rule_log(snakemake.log[0]):
+    from posttrain import diagnosis
+
+    rows = artifacts.read_csv(snakemake.input.summary)
+    verdicts = diagnosis.verdicts(
+        rows,
+        [artifacts.read_jsonl(path) for path in snakemake.input.predictions],
+        [artifacts.read_json(path) for path in snakemake.input.receipts],
+        snakemake.params.recipe["require"],
+    )
+    artifacts.write_csv(snakemake.output.verdicts, verdicts, diagnosis.COLUMNS)

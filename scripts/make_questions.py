@@ -1,0 +1,28 @@
+"""Rule questions: a person's files, or generated questions, in; train.jsonl and valid.jsonl out."""
+
+from posttrain import artifacts, lineage, logs
+
+with logs.rule_log(snakemake.log[0]):
+    from posttrain import corpus, questions, units
+
+    recipe = snakemake.params.recipe
+    splits = questions.splits(
+        {split: recipe["data"][split] for split in ("train", "valid")},
+        units.questions(
+            recipe["seed"],
+            recipe["data"]["train_size"],
+            recipe["data"]["valid_size"],
+            units.held_out(recipe["data"]["held_out_seed"], recipe["data"]["held_out"]),
+        ),
+        units.about,
+    )
+    leaks = questions.leaks(
+        splits["valid"].rows,
+        questions={"training": [row["question"] for row in splits["train"].rows]},
+        texts={"pretraining": corpus.of_run(recipe)},
+    )
+    questions.report(splits, leaks, recipe["data"]["leaks"])
+    artifacts.write_jsonl(snakemake.output.train, splits["train"].rows)
+    artifacts.write_jsonl(snakemake.output.valid, splits["valid"].rows)
+    artifacts.write_csv(snakemake.output.leaks, leaks, questions.LEAK_COLUMNS)
+    artifacts.write_json(snakemake.output.receipt, lineage.receipt_of_rule(snakemake, recipe))

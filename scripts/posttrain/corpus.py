@@ -1,0 +1,173 @@
+"""The text the embedded base model is pretrained on: unit facts, products, worked conversions.
+
+Its phrasings are not the questions' own, and no held-out product stands in it, neither as a
+conversion nor bare. What it teaches is to reason; the bare answer it shows rarely.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from posttrain.answers import formatted
+from posttrain.units import DIGITS, QUANTITIES, UNITS, held_out, product_key, ratios
+
+# The prompts of config.yaml's defaults; a test holds the two equal.
+REASONING = "Question: {question}\nReasoning: {reasoning} <answer>{answer}</answer>"
+ANSWER = "Question: {question}\nAnswer: <answer>{answer}</answer>"
+
+# None of these is among `units.PHRASINGS`: {n} of {a} are wanted in {b}.
+PHRASINGS = (
+    "{n} {a} in {b}?",
+    "{n} {a} to {b}",
+    "Turn {n} {a} into {b}.",
+    "Write {n} {a} in {b}.",
+    "Change {n} {a} to {b}.",
+    "Work out {n} {a} in {b}.",
+    "Say what {n} {a} comes to in {b}.",
+    "Rewrite {n} {a} as {b}.",
+    "We have {n} {a}. How many {b} do we have?",
+    "I measured {n} {a}. Give it in {b}.",
+    "In {b}, what would {n} {a} come to?",
+    "In terms of {b}, how large is {n} {a}?",
+    "Find how many {b} {n} {a} will hold.",
+    "Find the number of {b} in {n} {a}.",
+    "How many {b} do {n} {a} come to?",
+    "How many {b} does one count in {n} {a}?",
+    "If you have {n} {a}, how many {b} is that?",
+    "From {a} to {b}: {n}",
+    "Going from {a} to {b}, what do {n} give?",
+    "Given {n} units of {a}, name the {b}.",
+    "Do you know the {b} for {n} {a}?",
+    "Would you turn {n} {a} into their value in {b}?",
+    "Calculate the {b} that equal {n} {a}.",
+    "What do {n} {a} amount to when measured in {b}?",
+)
+STATEMENTS = (
+    "{n} {a} = {r} {b}.",
+    "{n} {a} is {r} {b}.",
+    "{n} {a} equals {r} {b}.",
+    "{n} {a} makes {r} {b}.",
+    "There are {r} {b} in {n} {a}.",
+    "{n} {a} can be written as {r} {b}.",
+    "In {b}, {n} {a} comes to {r}.",
+    "{r} {b} is the same as {n} {a}.",
+)
+# kind of document -> its share
+SHARES = {"worked": 0.50, "statement": 0.28, "product": 0.18, "answer": 0.04}
+
+
+def plain(value: float) -> str:
+    """Return `value` as the text writes numbers: `DIGITS` significant digits, plain decimal."""
+    return formatted(value, DIGITS)
+
+
+@cache
+def routes() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return (from, to) -> the units between, through which whole factors lead all the way."""
+
+    def is_whole(pair: tuple[str, str]) -> bool:
+        return pair in ratios() and abs(ratios()[pair] - round(ratios()[pair])) < 1e-9
+
+    return {
+        (one, other): tuple(
+            between
+            for between in UNITS
+            if is_whole((one, between))
+            and is_whole((between, other))
+            and ratios()[one, between] > 1
+        )
+        for one, other in ratios()
+    }
+
+
+class Writer:
+    """Writes documents from one random stream. `kept_out` are products never to be written."""
+
+    def __init__(self, rng: random.Random, kept_out: frozenset[tuple[str, str]]) -> None:
+        self.rng, self.kept_out = rng, kept_out
+        self.pairs = sorted(ratios())
+
+    def is_open(self, ratio: float, quantity: float) -> bool:
+        """Tell whether the product may be written."""
+        return product_key(ratio, quantity) not in self.kept_out
+
+    def name(self, unit: str) -> str:
+        """Return one of the unit's names at random."""
+        return self.rng.choice(UNITS[unit].names)
+
+    def reasoning(self, n: int, pair: tuple[str, str], a: str, b: str) -> str:
+        """Return one way to reason from `n` `a` to `b`, as equations."""
+        ratio = ratios()[pair]
+        f, r = plain(ratio), plain(n * ratio)
+        ways = [f"1 {a} = {f} {b}. {n} * {f} = {r}."] * 3
+        ways.append(f"1 {a} = {f} {b}, so {n} {a} = {n} * {f} {b} = {r} {b}.")
+        if ratio < 1 and self.is_open(1 / ratio, n):
+            g = plain(1 / ratio)
+            ways += [f"1 {b} = {g} {a}. {n} / {g} = {r}."] * 2
+        for between in routes()[pair]:
+            first, second = ratios()[pair[0], between], ratios()[between, pair[1]]
+            step = n * first
+            if self.is_open(first, n) and self.is_open(second, step):
+                by = self.name(between)
+                ways.append(
+                    f"1 {a} = {plain(first)} {by}. {n} * {plain(first)} = {plain(step)}. "
+                    f"1 {by} = {plain(second)} {b}. {plain(step)} * {plain(second)} = {r}."
+                )
+        return self.rng.choice(ways)
+
+    def conversion(self) -> tuple[int, tuple[str, str], str, str]:
+        """Draw a quantity, a pair that is open with it, and names of its two units."""
+        while True:
+            n, pair = self.rng.choice(QUANTITIES), self.rng.choice(self.pairs)
+            if self.is_open(ratios()[pair], n):
+                return n, pair, self.name(pair[0]), self.name(pair[1])
+
+    def product(self) -> str:
+        """Return some products of numbers of any size with small ones."""
+        lines = []
+        while len(lines) < 3:
+            n = self.rng.choice(QUANTITIES)
+            if self.rng.random() < 0.5:
+                ratio = ratios()[self.rng.choice(self.pairs)]
+            else:
+                ratio = self.rng.randint(100, 9999) / 10 ** self.rng.randint(0, 4)
+            if self.is_open(ratio, n):
+                lines.append(f"{n} * {plain(ratio)} = {plain(n * float(plain(ratio)))}.")
+        return " ".join(lines)
+
+    def document(self) -> str:
+        """Return one document."""
+        kind = self.rng.choices(list(SHARES), list(SHARES.values()))[0]
+        if kind == "product":
+            return self.product()
+        n, pair, a, b = self.conversion()
+        r = plain(n * ratios()[pair])
+        if kind == "statement":
+            return self.rng.choice(STATEMENTS).format(n=n, a=a, b=b, r=r)
+        question = self.rng.choice(PHRASINGS).format(n=n, a=a, b=b)
+        if kind == "answer":
+            return ANSWER.format(question=question, answer=r)
+        reasoning = self.reasoning(n, pair, a, b)
+        return REASONING.format(question=question, reasoning=reasoning, answer=r)
+
+
+def documents(seed: int, kept_out: frozenset[tuple[str, str]]) -> Iterator[str]:
+    """Yield the endless pretraining text, document by document, the same for the same arguments."""
+    writer = Writer(random.Random(f"corpus {seed}"), kept_out)
+    while True:
+        yield writer.document()
+
+
+def of_run(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Return the documents that the run's base model may have read; none if it is not embedded.
+
+    As many as its budget of tokens could hold at the most: none has fewer than eight.
+    """
+    if recipe["base_model"] != "embedded":
+        return iter(())
+    budget = recipe["embedded"]
+    tokens = budget["steps"] * budget["rows_per_step"] * budget["row_length"]
+    kept_out = held_out(recipe["data"]["held_out_seed"], recipe["data"]["held_out"])
+    return itertools.islice(documents(budget["seed"], kept_out), tokens // 8)

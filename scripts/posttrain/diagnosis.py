@@ -1,0 +1,114 @@
+"""Why a model is under its bar: what its predictions and receipts say it looks like."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain.errors import ScoringError
+
+COLUMNS = (
+    "model",
+    "passed",
+    "accuracy",
+    "required_accuracy",
+    "answer_rate",
+    "required_answer_rate",
+    "wrong",
+    "unparseable",
+    "truncated",
+    "looks_like",
+    "evidence",
+)
+# A trained model that still answers almost every question as its base does has not been trained.
+SAME_AS_BASE = 0.95
+TWIN = {"answer": "base", "worked": "cot", "reasoning": "cot"}
+
+
+def verdicts(
+    rows: Sequence[Mapping[str, str]],
+    predictions: Sequence[Sequence[Mapping[str, Any]]],
+    receipts: Sequence[Mapping[str, Any]],
+    require: Mapping[str, Mapping[str, float]],
+) -> list[dict[str, Any]]:
+    """Return one row of `COLUMNS` a model: its bar, whether it passed, and what it looks like.
+
+    Args: for each model in the same order, its row of the summary (text), its predictions, and the
+        receipt of its evaluation; require, model -> accuracy and answer_rate, a bar left out is 0.
+    """
+    said = {row["model"]: lines for row, lines in zip(rows, predictions, strict=True)}
+    found = []
+    for row, lines, receipt in zip(rows, predictions, receipts, strict=True):
+        bar = require.get(row["model"], {})
+        accuracy, rate = float(row["accuracy"]), float(row["answer_rate"])
+        least, least_rate = bar.get("accuracy", 0), bar.get("answer_rate", 0)
+        passed = accuracy >= least and rate >= least_rate
+        twin = said.get(TWIN[receipt["settings"]["style"]], ())
+        looks_like, evidence = ("", "") if passed else diagnose(lines, twin, receipt)
+        counts = Counter(line["verdict"] for line in lines)
+        found.append(
+            {
+                "model": row["model"],
+                "passed": "yes" if passed else "no",
+                "accuracy": accuracy,
+                "required_accuracy": least,
+                "answer_rate": rate,
+                "required_answer_rate": least_rate,
+                **{verdict: counts[verdict] for verdict in ("wrong", "unparseable", "truncated")},
+                "looks_like": looks_like,
+                "evidence": evidence,
+            }
+        )
+    return found
+
+
+def diagnose(
+    lines: Sequence[Mapping[str, Any]],
+    twin: Sequence[Mapping[str, Any]],
+    receipt: Mapping[str, Any],
+) -> tuple[str, str]:
+    """Return what a failing model looks like, and the evidence; the first that fits.
+
+    Args: lines and twin, the predictions of the model and of the base model asked alike; receipt,
+        of the model's evaluation.
+    """
+    counts = Counter(line["verdict"] for line in lines)
+    has_adapter = receipt["adapter"] != "none"
+    if has_adapter and twin:
+        same = sum(a["completion"].strip() == b["completion"].strip() for a, b in zip(lines, twin))
+        if same >= SAME_AS_BASE * len(lines):
+            return (
+                "untrained or wrong adapter",
+                f"{same} of {len(lines)} completions are the base model's own",
+            )
+    if receipt["asked_as_trained"] is False:
+        return (
+            "prompt differs between training and inference",
+            f"asked {lines[0]['prompt']!r}, which is not how its training rows begin",
+        )
+    silent = counts["truncated"] + counts["unparseable"]
+    if silent > counts["wrong"] and counts["truncated"] >= counts["unparseable"]:
+        return (
+            "answers cut off",
+            f"{counts['truncated']} completions reached evaluate.max_new_tokens before an answer",
+        )
+    if silent > counts["wrong"]:
+        example = next(line["completion"] for line in lines if line["verdict"] == "unparseable")
+        return (
+            "format not learnt",
+            f"{counts['unparseable']} completions hold no readable answer, such as {example[:80]!r}",
+        )
+    return "simply weak", f"{counts['wrong']} of {len(lines)} answers are readable and wrong"
+
+
+def refuse_failed(found: Sequence[Mapping[str, str]]) -> None:
+    """Raise ScoringError, a line for each model that is under its bar."""
+    failed = [row for row in found if row["passed"] != "yes"]
+    if failed:
+        lines = [
+            f"{row['model']} is under its bar: accuracy {row['accuracy']} (at least "
+            f"{row['required_accuracy']}), answer_rate {row['answer_rate']} (at least "
+            f"{row['required_answer_rate']}); it looks like: {row['looks_like']} ({row['evidence']})"
+            for row in failed
+        ]
+        hint = "all results are written; bars stand in the config under evaluate.require"
+        raise ScoringError("\n".join([*lines, hint]))

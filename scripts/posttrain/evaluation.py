@@ -1,0 +1,77 @@
+"""Evaluation: each question asked once, greedily, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from posttrain import sampling, scoring
+from posttrain.logs import Progress
+from posttrain.masking import IGNORE
+from posttrain.prompts import Style, render
+from posttrain.rollouts import prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MARK = "THE QUESTION"
+
+
+def predictions(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Mapping[str, Any]],
+    style: Style,
+    recipe: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return a line a question: prompt, completion, parsed, gold, verdict.
+
+    Raises: ScoringError if the verifier fails its own test, before any question is asked.
+    """
+    golds = [question["answer"] for question in questions]
+    scoring.self_test(golds, recipe["answer_digits"], recipe)
+    asked = prompt_ids(tokenizer, questions, style, recipe["prompts"])
+    completions = sampling.complete(
+        model, tokenizer, asked, [1] * len(asked), recipe["max_new_tokens"], recipe["batch_size"]
+    )
+    lines = []
+    with Progress(len(questions), "evaluating", "questions") as progress:
+        for question, [completion] in zip(questions, completions, strict=True):
+            verdict = scoring.judge(completion, question["answer"], recipe)
+            lines.append(
+                {
+                    "id": question["id"],
+                    "question": question["question"],
+                    "prompt": render(
+                        tokenizer, question["question"], style, recipe["prompts"]
+                    ).text,
+                    "completion": completion.text,
+                    "parsed": verdict["parsed"],
+                    "gold": question["answer"],
+                    "verdict": verdict["verdict"],
+                    "tokens": completion.tokens,
+                    "finish": completion.finish,
+                }
+            )
+            progress.advance(1)
+    return lines
+
+
+def asked_as_trained(
+    tokenizer: "PreTrainedTokenizerBase",
+    receipt: Mapping[str, Any] | None,
+    style: Style,
+    prompts: Mapping[str, Any],
+) -> bool | None:
+    """Tell whether an adapter is asked as its training rows were; None without a receipt.
+
+    The receipt's probes are training rows: what is masked of one is the prompt it was trained on.
+    """
+    if receipt is None:
+        return None
+    row = receipt["probes"]["rows"][0]
+    masked = [
+        i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORE
+    ]
+    trained = tokenizer.decode(masked, skip_special_tokens=False)
+    before, after = render(tokenizer, MARK, style, prompts).text.split(MARK)
+    begun = trained.find(before)  # a tokenizer may put its own token in front
+    return begun >= 0 and trained.endswith(after) and len(trained) - begun > len(before + after)

@@ -1,0 +1,75 @@
+"""What a script is made of: the project's modules and the libraries it imports, read off its code.
+
+Snakemake reruns a rule when its script changes, but not when a module does that the script imports,
+nor when a library is upgraded; rules therefore name both, found here and not kept by hand.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+PACKAGE = "posttrain"
+# Names of Snakemake's and of libraries that are installed with, and versioned by, another one here.
+NOT_COUNTED = {"snakemake"}
+
+
+@cache
+def _imported(path: Path) -> frozenset[str]:
+    """Return the dotted names that the file imports anywhere, also inside functions.
+
+    Those under `if TYPE_CHECKING` never run and are left out.
+    """
+
+    def names(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            yield from names(child)
+
+    return frozenset(names(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _module_file(scripts: Path, name: str) -> Path | None:
+    """Return the project file that the dotted name `posttrain.x` or `posttrain.x.y` stands for."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE:
+        return None
+    candidate = scripts / PACKAGE / f"{parts[1]}.py" if len(parts) > 1 else None
+    return candidate if candidate and candidate.is_file() else scripts / PACKAGE / "__init__.py"
+
+
+def code_files(script: Path) -> list[Path]:
+    """Return `script` and every project module it imports, directly or through others, sorted."""
+    scripts = script.parent
+    found = {script}
+    waiting = [script]
+    while waiting:
+        for name in _imported(waiting.pop()):
+            module = _module_file(scripts, name)
+            if module and module not in found:
+                found |= {module, scripts / PACKAGE / "__init__.py"}
+                waiting.append(module)
+    return sorted(found)
+
+
+def library_versions(files: list[Path]) -> dict[str, str]:
+    """Return distribution -> installed version of the libraries that `files` import, and Python's.
+
+    A name that is not installed is left out: the import itself says so where it is needed.
+    """
+    distributions = packages_distributions()
+    roots = {name.split(".")[0] for path in files for name in _imported(path)}
+    wanted = roots - set(sys.stdlib_module_names) - {PACKAGE} - NOT_COUNTED
+    found = {
+        distribution: version(distribution)
+        for root in wanted
+        for distribution in set(distributions.get(root, ()))
+    }
+    return {"python": ".".join(map(str, sys.version_info[:3])), **dict(sorted(found.items()))}

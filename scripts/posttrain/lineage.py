@@ -1,0 +1,55 @@
+"""Receipts: each output's sha256 beside the sha256 of all that made it.
+
+Every stage writes one. Since a stage's inputs are outputs of another, receipts form a tree that
+leads from any figure down to the base model, the questions and the code.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain import artifacts
+
+
+def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
+    """Return path -> sha256 for the values of a mapping of names to one or several paths."""
+    groups = ([value] if isinstance(value, str) else list(value) for value in named.values())
+    return {path: artifacts.sha256_file(path) for path in sorted({p for g in groups for p in g})}
+
+
+def receipt(
+    stage: str,
+    inputs: Mapping[str, str | Iterable[str]],
+    outputs: Mapping[str, str | Iterable[str]],
+    settings: Mapping[str, Any],
+    libraries: Mapping[str, str],
+    computed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the receipt of a stage whose outputs, but for the receipt, are all written.
+
+    Args: inputs and outputs, by name as the rule declares them, the code under `code`; settings,
+        what the stage read of the config; computed, on what it ran, where that changes bytes.
+    """
+    return {
+        "stage": stage,
+        "inputs": hashes({name: paths for name, paths in inputs.items() if name != "code"}),
+        "code": hashes({"code": inputs["code"]}),
+        "outputs": hashes({name: paths for name, paths in outputs.items() if name != "receipt"}),
+        "settings": dict(settings),
+        "libraries": dict(libraries),
+        "computed": dict(computed or {}),
+    }
+
+
+def receipt_of_rule(
+    job: Any, settings: Mapping[str, Any], computed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the receipt of a running rule; `job` has what Snakemake gives its scripts."""
+    return receipt(
+        job.rule,
+        dict(job.input.items()),
+        dict(job.output.items()),
+        settings,
+        job.params.libraries,
+        computed,
+    )

@@ -1,0 +1,160 @@
+"""The embedded base model: a small Llama and its tokenizer, trained from scratch in minutes.
+
+Its budget is in steps, never in seconds, so that a slow machine makes the same model.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from posttrain.corpus import documents
+from posttrain.devices import compute_dtype, pick_device
+from posttrain.errors import TrainingError
+from posttrain.logs import Progress
+from posttrain.units import held_out
+
+VOCABULARY = 512
+STOP = "<|end|>"
+TAGS = ("<answer>", "</answer>")
+TOKENIZER_SAMPLE = 20_000  # documents that the tokenizer's merges are counted on
+LONGEST_PROMPT = 512  # positions the model is declared for
+ADAM_LEARNING_RATE = 3e-3  # for embeddings and norms; Muon's own is in the config
+
+
+def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE of 512 entries: a token a digit, a token a tag, no prefix space."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    tags = [AddedToken(tag, normalized=False) for tag in TAGS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(tags),
+        special_tokens=[STOP],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    sample = itertools.islice(texts, TOKENIZER_SAMPLE)
+    # The tags are tokens already: their letters must not earn merges.
+    plain = (text.replace(TAGS[0], "").replace(TAGS[1], "") for text in sample)
+    core.train_from_iterator(plain, trainer)
+    core.add_tokens(tags)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=STOP, pad_token=STOP, clean_up_tokenization_spaces=False
+    )
+
+
+def packed_rows(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], length: int
+) -> Iterator[list[int]]:
+    """Yield rows of exactly `length` ids: whole documents, each with its stop token, the last cut.
+
+    Every row begins with a document, as every prompt does.
+    """
+    stop = tokenizer.eos_token_id
+    while True:
+        batch = list(itertools.islice(texts, 4096))
+        row: list[int] = []
+        for ids in tokenizer(batch)["input_ids"]:
+            row += [*ids, stop]
+            if len(row) >= length:
+                yield row[:length]
+                row = []
+
+
+def build_model(shape: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Return the model with fresh weights in float32, from torch's global random state."""
+    hidden = shape["hidden_size"]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=shape["intermediate_size"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"],
+        max_position_embeddings=LONGEST_PROMPT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",  # on a CPU, short rows take less time so,
+    )
+    return LlamaForCausalLM(config)
+
+
+def make(
+    recipe: dict[str, Any],
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[dict[str, float]]]:
+    """Return the trained model in float32 on the CPU, its tokenizer, and its history.
+
+    Args: recipe, with the config's `embedded` section and the held-out share and seed.
+    """
+    budget = recipe["embedded"]
+    kept_out = held_out(recipe["held_out_seed"], recipe["held_out"])
+    tokenizer = train_tokenizer(documents(budget["seed"], kept_out))
+    torch.manual_seed(budget["seed"])
+    model = build_model(budget, tokenizer)
+    rows = packed_rows(tokenizer, documents(budget["seed"], kept_out), budget["row_length"])
+    history = pretrain(model, rows, budget)
+    return model.to(device="cpu").eval(), tokenizer, history
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """Return the learning rate of `step` as a share of the highest: short warm-up, linear decay."""
+    warm = max(1, steps // 50)
+    return min((step + 1) / warm, (steps - step) / (steps * 0.7), 1.0)
+
+
+def pretrain(
+    model: LlamaForCausalLM, rows: Iterator[list[int]], recipe: dict[str, Any]
+) -> list[dict[str, float]]:
+    """Train `model` in place on `recipe["steps"]` batches of packed rows; return its history.
+
+    Muon (Jordan 2024, kellerjordan.github.io/posts/muon) turns the matrices, AdamW the rest.
+    Raises: TrainingError at a loss that is not finite or is zero.
+    """
+    device = pick_device()
+    dtype = compute_dtype(device)
+    model.to(device).train()
+    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    outer = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimisers = [
+        torch.optim.Muon(inner, lr=recipe["learning_rate"], momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(outer, lr=ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    steps = recipe["steps"]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(one, lambda step: share_of_rate(step, steps))
+        for one in optimisers
+    ]
+    history = []
+    with Progress(steps, "pretraining", "steps") as progress:
+        for step in range(steps):
+            batch = list(itertools.islice(rows, recipe["rows_per_step"]))
+            ids = torch.tensor(batch, device=device)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            value = loss.item()
+            if not math.isfinite(value) or value == 0.0:
+                raise TrainingError(
+                    f"pretraining: the loss of step {step + 1} is {value}; "
+                    f"lower embedded.learning_rate (now {recipe['learning_rate']})"
+                )
+            loss.backward()
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
+                optimiser.zero_grad(set_to_none=True)
+            history.append({"step": step + 1, "loss": value})
+            progress.advance(1, f"loss {value:.3f}")
+    return history

@@ -1,0 +1,135 @@
+"""Every prompt and completion is written here, for training and for inference alike.
+
+A model with a chat template is asked through it, any other with the plain text. Three styles:
+`answer` wants the bare answer, `reasoning` wants the reasoning first, and `worked` is `reasoning`
+after the worked examples of the config: it is how a base model is asked, which training then
+replaces.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from posttrain.answers import CLOSE, OPEN, formatted
+from posttrain.errors import PromptError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EXAMPLE_DIGITS = 15  # worked examples are shown as they are written
+Style = Literal["answer", "reasoning", "worked"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt's text, and whether the tokenizer adds its special tokens (a chat holds its own)."""
+
+    text: str
+    add_special_tokens: bool
+
+
+def completion(answer: str, reasoning: str | None = None) -> str:
+    """Return what a model is to write: the reasoning, if any, then the answer in its tags."""
+    tagged = f"{OPEN}{answer}{CLOSE}"
+    return f"{reasoning.strip()} {tagged}" if reasoning is not None else tagged
+
+
+def joined(prompt: Prompt, text: str) -> str:
+    """Return `text` as it continues `prompt`: after a space, unless the chat opened a turn."""
+    return f" {text}" if prompt.add_special_tokens else text
+
+
+def is_chat(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Tell whether the model is asked through a chat template."""
+    return tokenizer.chat_template is not None
+
+
+def render(
+    tokenizer: "PreTrainedTokenizerBase", question: str, style: Style, prompts: Mapping[str, Any]
+) -> Prompt:
+    """Return the prompt that asks `question` in `style`; `prompts` is that section of the config.
+
+    Raises: PromptError if the chat template cannot take a system message or does not show it.
+    """
+    wording = prompts["answer"] if style == "answer" else prompts["reasoning"]
+    turns = [
+        (
+            wording.replace("{question}", shown["question"]),
+            completion(formatted(shown["answer"], EXAMPLE_DIGITS), shown["reasoning"]),
+        )
+        for shown in (prompts["examples"] if style == "worked" else [])
+    ]
+    if spelt := [token for token in tokenizer.all_special_tokens if token in question]:
+        raise PromptError(
+            f"the question {question!r} spells the model's special token {spelt[0]}, which would "
+            "steer the model; leave it out of the question"
+        )
+    asked = wording.replace("{question}", question)
+    if not is_chat(tokenizer):
+        shown = "".join(f"{user} {reply}\n\n" for user, reply in turns)
+        return Prompt(shown + asked, add_special_tokens=True)
+    return Prompt(_chat(tokenizer, turns, asked, prompts["system"]), add_special_tokens=False)
+
+
+def training_pair(
+    tokenizer: "PreTrainedTokenizerBase",
+    row: Mapping[str, Any],
+    style: Style,
+    recipe: Mapping[str, Any],
+) -> tuple[str, str]:
+    """Return the prompt and the completion that `row` is trained with.
+
+    Args: row, a question with its answer as a number, or a kept rollout with `reasoning` and its
+        answer as it was written; recipe, with `prompts` and with `answer_digits`, the significant
+        digits of an answer given as a number.
+    """
+    answer = row["answer"]
+    written = answer if isinstance(answer, str) else formatted(answer, recipe["answer_digits"])
+    prompt = render(tokenizer, row["question"], style, recipe["prompts"])
+    return prompt.text, joined(prompt, completion(written, row.get("reasoning")))
+
+
+def _chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: list[tuple[str, str]],
+    asked: str,
+    system: str | None,
+) -> str:
+    """Render a chat in which every system word is ours.
+
+    Without a system text an empty message stands in its place, since some templates put in one of
+    their own where none is given; a template that knows no system role gets none.
+    """
+    chat = [
+        message
+        for user, reply in turns
+        for message in (_says("user", user), _says("assistant", reply))
+    ]
+    chat.append(_says("user", asked))
+    try:
+        text = _templated(tokenizer, [_says("system", system or ""), *chat])
+    except PromptError:
+        if system:
+            raise
+        text = _templated(tokenizer, chat)
+    for message in [_says("system", system or ""), *chat]:
+        if message["content"].strip() not in text:
+            raise PromptError(
+                f"the model's chat template leaves out the {message['role']} message "
+                f"{message['content']!r}; set prompts.system to null or use another model"
+            )
+    return text
+
+
+def _says(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _templated(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> str:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the model's, and raises what it likes
+        raise PromptError(
+            f"the model's chat template cannot render our messages: {error}; "
+            "use a model whose template takes system, user and assistant turns"
+        ) from error

@@ -1,0 +1,115 @@
+"""Rollouts: the SFT model's verdict on each question, then as many samples as that asks for.
+
+The unit is a chunk, a fixed run of consecutive questions with a random stream of its own: nothing
+crosses it, so chunks may be made in any order, again, or elsewhere, and give the same bytes.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain import masking, sampling, scoring
+from posttrain.logs import Progress
+from posttrain.prompts import Style, render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Question = Mapping[str, Any]
+
+
+def prompt_ids(
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Question],
+    style: Style,
+    prompts: Mapping[str, Any],
+) -> list[list[int]]:
+    """Return the ids that a model is fed to be asked each question in `style`."""
+    rendered = [render(tokenizer, question["question"], style, prompts) for question in questions]
+    return [masking.prompt_ids(tokenizer, one.text, one.add_special_tokens) for one in rendered]
+
+
+def chunks(questions: Sequence[Question], size: int) -> list[Sequence[Question]]:
+    """Return runs of `size` consecutive questions; the last may be shorter."""
+    return [questions[start : start + size] for start in range(0, len(questions), size)]
+
+
+def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
+    """Return the seed of a chunk's random stream: 63 bits, unlike that of any other chunk."""
+    digest = hashlib.sha256(f"rollouts {seed} {round_number} {chunk}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def sample_chunk(
+    sft: "PreTrainedModel",
+    sampler: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Question],
+    chunk: int,
+    recipe: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return every sampled completion of a chunk with its verdicts, question by question.
+
+    A question that `sft` answers rightly gets few samples, another many: they pay where it is
+    hard. `sampler` is asked for its reasoning, after the worked examples of the config.
+    """
+    asked = prompt_ids(tokenizer, questions, "answer", recipe["prompts"])
+    limits = (recipe["max_new_tokens"], recipe["batch_size"])
+    bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
+    first = [
+        scoring.judge(answer, question["answer"], recipe)
+        for question, [answer] in zip(questions, bare, strict=True)
+    ]
+    is_right = [verdict["verdict"] == "correct" for verdict in first]
+    counts = [
+        recipe["samples_when_sft_is_right"] if right else recipe["samples_per_question"]
+        for right in is_right
+    ]
+    seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
+    generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
+    asked = prompt_ids(tokenizer, questions, "worked", recipe["prompts"])
+    sampled = sampling.complete(
+        sampler, tokenizer, asked, counts, *limits, recipe["temperature"], generator
+    )
+    return [
+        {
+            "question_id": question["id"],
+            "question": question["question"],
+            "gold": question["answer"],
+            "sft_verdict": verdict["verdict"],
+            "sft_parsed": verdict["parsed"],
+            "chunk": chunk,
+            "seed": seed,
+            "sample": sample,
+            "completion": completion.text.strip(),
+            "tokens": completion.tokens,
+            "finish": completion.finish,
+            **scoring.judge(completion, question["answer"], recipe),
+            **scoring.judge_trace(completion.text),
+        }
+        for question, verdict, completions in zip(questions, first, sampled, strict=True)
+        for sample, completion in enumerate(completions)
+    ]
+
+
+def sample(
+    sft: "PreTrainedModel",
+    sampler: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Question],
+    recipe: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the rollouts of all questions, chunk by chunk.
+
+    Raises: ScoringError if the verifier fails its own test, before anything is sampled.
+    """
+    golds = [question["answer"] for question in questions]
+    scoring.self_test(golds, recipe["answer_digits"], recipe)
+    found = []
+    with Progress(len(questions), "sampling", "questions") as progress:
+        for chunk, members in enumerate(chunks(questions, recipe["questions_per_chunk"])):
+            found += sample_chunk(sft, sampler, tokenizer, members, chunk, recipe)
+            progress.advance(len(members), f"{len(found)} samples")
+    return found

@@ -1,0 +1,84 @@
+"""What a completion is worth: one verdict, for rollouts and evaluation alike."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain import answers, traces
+from posttrain.sampling import Completion
+from posttrain.statistics import wilson
+from posttrain.units import unit_of
+
+VERDICTS = ("correct", "wrong", "unparseable", "truncated")
+COLUMNS = (
+    "model",
+    "adapter_sha256",
+    "questions",
+    "answered",
+    "correct",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "answer_rate",
+    "unparseable",
+    "truncated",
+)
+
+
+def is_right(completion: str, gold: float, tolerances: Mapping[str, float]) -> bool:
+    """Tell whether the completion's answer is `gold` within the config's tolerances."""
+    parsed = answers.parse(completion)
+    return parsed is not None and answers.is_correct(
+        parsed, gold, tolerances["relative_tolerance"], tolerances["absolute_tolerance"]
+    )
+
+
+def self_test(golds: Sequence[float], digits: int, tolerances: Mapping[str, float]) -> None:
+    """Try the verifier on known answers before it scores. Raises ScoringError if it errs."""
+    answers.self_test(lambda text, gold: is_right(text, gold, tolerances), golds, digits)
+
+
+def judge(completion: Completion, gold: float, tolerances: Mapping[str, float]) -> dict[str, Any]:
+    """Return `parsed`, the answer as a number or None, and `verdict`, one of `VERDICTS`.
+
+    `truncated` is a completion that reached its limit of tokens before an answer.
+    """
+    parsed = answers.parse(completion.text)
+    if parsed is None:
+        verdict = "truncated" if completion.finish == "length" else "unparseable"
+    else:
+        verdict = "correct" if is_right(completion.text, gold, tolerances) else "wrong"
+    return {"parsed": parsed, "verdict": verdict}
+
+
+def judge_trace(completion: str) -> dict[str, Any]:
+    """Return `trace`, what the reasoning is worth, and `path`, its equations in normal form.
+
+    `trace` is right, wrong, unreadable, or none where there is no equation. Only what stands before
+    the answer is read.
+    """
+    found = traces.equations(completion.split("<answer>")[0], unit_of)
+    verdicts = {equation.verdict for equation in found}
+    worst = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
+    return {"trace": worst, "path": [equation.canonical for equation in found]}
+
+
+def summarised(model: str, adapter: str, verdicts: Sequence[str]) -> dict[str, Any]:
+    """Return the one row of `COLUMNS` that says how `model` did; intervals are Wilson's, 95 %."""
+    counts = Counter(verdicts)
+    questions = len(verdicts)
+    answered = counts["correct"] + counts["wrong"]
+    low, high = wilson(counts["correct"], questions)
+    return {
+        "model": model,
+        "adapter_sha256": adapter,
+        "questions": questions,
+        "answered": answered,
+        "correct": counts["correct"],
+        "accuracy": round(counts["correct"] / questions, 6),
+        "accuracy_low": round(low, 6),
+        "accuracy_high": round(high, 6),
+        "answer_rate": round(answered / questions, 6),
+        "unparseable": counts["unparseable"],
+        "truncated": counts["truncated"],
+    }

@@ -1,0 +1,213 @@
+"""Fine-tuning with LoRA: one plain loop over labelled rows, for SFT and RFT alike.
+
+Every step is held against what a healthy step cannot be: a loss that is not finite or exactly zero,
+a gradient that is not finite or exactly zero. Such a step ends the training, and no adapter is
+written.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from posttrain import adapters
+from posttrain.devices import compute_dtype, pick_device
+from posttrain.errors import TrainingError
+from posttrain.likelihood import collate, completion_logprobs, mean_logprobs
+from posttrain.logs import Progress, log
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+Row = Mapping[str, Any]
+# Of AdamW and of clipping: the defaults of transformers' Trainer, which the origin's recipe used.
+BETAS, EPSILON, LARGEST_GRADIENT = (0.9, 0.999), 1e-8, 1.0
+CANARY_STEPS = 5
+HISTORY = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives: the adapter, the curve, and the figures that vouch for both."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    history: list[dict[str, float]]
+    probes: list[dict[str, Any]]
+    base_logprobs: list[float]
+    adapter_logprobs: list[float]
+    canary: dict[str, float]
+    trainable_parameters: int
+
+
+def learning_rate(step: int, steps: int, highest: float) -> float:
+    """Return the rate of `step` (counted from 0) of `steps`: linear from `highest` down to 0."""
+    return highest * (1 - step / steps)
+
+
+def batches(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[float, list[int]]]:
+    """Return each step's (epoch so far, row numbers); rows in a new order every epoch.
+
+    The last batch of an epoch holds what is left over, so that every row counts alike.
+    """
+    order = random.Random(f"order of rows {seed}")
+    found = []
+    for epoch in range(epochs):
+        numbers = list(range(count))
+        order.shuffle(numbers)
+        for start in range(0, count, batch_size):
+            chosen = numbers[start : start + batch_size]
+            found.append((epoch + (start + len(chosen)) / count, chosen))
+    return found
+
+
+def fit(
+    model: "PreTrainedModel", rows: Sequence[Row], recipe: Mapping[str, Any], base_folder: str
+) -> Trained:
+    """Train a fresh LoRA adapter on `model`, which is changed in place and used up.
+
+    Weights stay in float32 and are multiplied in the machine's dtype: a base rounded to bfloat16
+    would not be the one that the adapter is loaded onto later.
+
+    Args: model, in float32 on the CPU; rows with id, input_ids and labels; recipe, a training
+        section of the config with `seed`; base_folder, named in the adapter's config.
+    Raises: TrainingError where a step cannot be healthy, naming it, its rows and likely causes.
+    """
+    if not rows:
+        raise TrainingError(
+            "there are no rows to train on; see the statistics in results/tokenized"
+        )
+    device = pick_device()
+    dtype = compute_dtype(device)
+    seed = recipe["seed"]
+    probes = adapters.probes_of(rows)
+    base_logprobs = mean_logprobs(model, probes)
+    if recipe["gradient_checkpointing"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()  # else no gradient reaches the adapter
+    model.config.use_cache = False
+    peft_model = adapters.attach(model, recipe["lora"], seed).to(device)
+    canary = sing(peft_model, rows, recipe["learning_rate"], dtype)
+    torch.manual_seed(seed)  # of dropout: the canary must not move it
+    plan = batches(len(rows), recipe["batch_size"], recipe["epochs"], seed)
+    history = []
+    optimiser = _optimiser(peft_model, recipe["learning_rate"])
+    peft_model.train()
+    with Progress(len(plan), "training", "steps") as progress:
+        for step, (epoch, numbers) in enumerate(plan):
+            rate = learning_rate(step, len(plan), recipe["learning_rate"])
+            chosen = [rows[number] for number in numbers]
+            loss, norm = train_step(peft_model, optimiser, chosen, rate, dtype, f"step {step + 1}")
+            line = {"step": step + 1, "epoch": round(epoch, 4), "loss": loss}
+            history.append(line | {"grad_norm": norm, "learning_rate": rate})
+            progress.advance(1, f"loss {loss:.4f}")
+    peft_model.eval().to("cpu")
+    return Trained(
+        tensors=adapters.tensors_of(peft_model),
+        config=adapters.config_of(peft_model, base_folder),
+        history=history,
+        probes=probes,
+        base_logprobs=base_logprobs,
+        adapter_logprobs=mean_logprobs(peft_model, probes),
+        canary=canary,
+        trainable_parameters=sum(p.numel() for p in _trainable(peft_model)),
+    )
+
+
+def train_step(
+    model: "PeftModel",
+    optimiser: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    rate: float,
+    dtype: torch.dtype,
+    place: str,
+) -> tuple[float, float]:
+    """Take one step on `rows` and return its loss (nats a supervised token) and gradient norm.
+
+    Raises: TrainingError, naming `place` and the rows, at a loss or gradient no step can have.
+        MaskError if a row supervises nothing.
+    """
+    device = next(model.parameters()).device
+    batch = collate(rows, device)
+    names = ", ".join(str(row["id"]) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
+    sums, counts = completion_logprobs(logits, batch["labels"])
+    loss = -sums.sum() / counts.sum()
+    value = loss.item()
+    if not math.isfinite(value) or value == 0.0:
+        raise TrainingError(
+            f"{place}: the loss is {value} on rows {names}: labels that supervise nothing, weights "
+            f"that are not finite, or a learning rate too high (now {rate:.2g}); no adapter is kept"
+        )
+    loss.backward()
+    parameters = _trainable(model)
+    if any(p.grad is None for p in parameters):
+        raise TrainingError(
+            f"{place}: no gradient reaches the adapter: gradient checkpointing without input "
+            "gradients, or a frozen adapter; no adapter is kept"
+        )
+    norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT).item()
+    if not math.isfinite(norm) or norm == 0.0:
+        raise TrainingError(
+            f"{place}: the gradient's norm is {norm} on rows {names} at a loss of {value:.4g}; "
+            f"lower the learning rate (now {rate:.2g}); no adapter is kept"
+        )
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return value, norm
+
+
+def sing(
+    model: "PeftModel", rows: Sequence[Row], rate: float, dtype: torch.dtype
+) -> dict[str, float]:
+    """Learn a few rows by heart, see that it worked, and put the fresh adapter back: a canary.
+
+    Returns: mean log-probability per supervised token of those rows, before and after.
+    Raises: TrainingError if `CANARY_STEPS` steps on them did not make them likelier.
+    """
+    chosen = adapters.probes_of(rows)
+    fresh = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    before = _mean(model, chosen, dtype)
+    optimiser = _optimiser(model, rate)
+    model.train()
+    for step in range(CANARY_STEPS):
+        train_step(model, optimiser, chosen, rate, dtype, f"trial step {step + 1}")
+    after = _mean(model, chosen, dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in fresh:
+                parameter.copy_(fresh[name])
+    if not after > before:
+        raise TrainingError(
+            f"{CANARY_STEPS} trial steps on {len(chosen)} rows did not make their answers likelier "
+            f"({before:.4f} to {after:.4f} nats a token): a learning rate too high (now {rate:.2g}) "
+            "or too low, labels in the wrong place, or an adapter that is not connected"
+        )
+    log.info("trial steps: %.4f to %.4f nats a supervised token", before, after)
+    return {"before": before, "after": after}
+
+
+def _mean(model: "PeftModel", rows: Sequence[Row], dtype: torch.dtype) -> float:
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        found = mean_logprobs(model, rows)
+    return sum(found) / len(found)
+
+
+def _trainable(model: "PeftModel") -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _optimiser(model: "PeftModel", rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(_trainable(model), rate, betas=BETAS, eps=EPSILON, weight_decay=0.0)

@@ -1,0 +1,25 @@
+"""Rules sft_train and rft_train: labelled rows in; an adapter and its receipt out."""
+
+from pathlib import Path
+
+from posttrain import artifacts, lineage, logs
+
+with logs.rule_log(snakemake.log[0]):
+    from posttrain import adapters, devices, models, training
+
+    recipe = snakemake.params.recipe
+    devices.use_threads(snakemake.threads)
+    folder = Path(snakemake.output.weights).parent
+    model = models.load_model(models.verified(snakemake.input.base), devices.FULL)
+    rows = artifacts.read_jsonl(snakemake.input.rows)
+    trained = training.fit(model, rows, recipe, str(Path(snakemake.input.base).parent))
+    artifacts.write_csv(snakemake.output.history, trained.history, training.HISTORY)
+    artifacts.write_json(snakemake.output.config, trained.config)
+    artifacts.write_tensors(snakemake.output.weights, trained.tensors)
+    proof = adapters.prove_saved(snakemake.input.base, folder, trained)
+    receipt = lineage.receipt_of_rule(
+        snakemake,
+        recipe | {"style": snakemake.params.style},
+        devices.describe(snakemake.threads),
+    )
+    artifacts.write_json(snakemake.output.receipt, receipt | proof)
