@@ -1,4 +1,4 @@
-"""Rule verdicts: all results in; for each model whether it passed, and if not what it looks like."""
+"""Rule verdicts: all results in; who passed its bar, and what looks wrong with the others, out."""
 
 from posttrain import artifacts, logs
 

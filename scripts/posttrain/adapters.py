@@ -135,8 +135,8 @@ def refuse_changed(loaded: Loaded) -> None:
     """Raise AdapterError if the adapter's file is not the one that was loaded: reading is all."""
     if loaded.folder and artifacts.sha256_file(loaded.folder / WEIGHTS) != loaded.sha256:
         raise AdapterError(
-            f"{loaded.folder / WEIGHTS} was changed while it was in use; nothing but a training may "
-            f"write it; {_retrain(loaded.folder)}"
+            f"{loaded.folder / WEIGHTS} was changed while it was in use; only a training may write "
+            f"it; {_retrain(loaded.folder)}"
         )
 
 
@@ -240,7 +240,7 @@ def prove(
     worst = max(abs(a - b) for a, b in zip(found, stated, strict=True))
     if not worst <= TOLERANCE[dtype]:  # also where it is not a number
         raise AdapterError(
-            f"{place}: the loaded model's log-probabilities are up to {worst:.3g} nats a token from "
+            f"{place}: the loaded model's log-probabilities are up to {worst:.3g} nats a token off "
             f"its receipt's (at most {TOLERANCE[dtype]} in {str(dtype).removeprefix('torch.')}): "
             f"this is not the model that was trained; {_retrain(place)}"
         )
@@ -266,8 +266,8 @@ def _plain_lora(folder: Path) -> dict[str, Any]:
     if config.get("peft_type", "LORA") != "LORA" or not is_plain or extra:
         raise AdapterError(
             f"{path}: only plain LoRA adapters are understood, this one has "
-            f"{', '.join(extra) or 'another type, rank or alpha'}; merge it into its base model and "
-            "name the result as base_model"
+            f"{', '.join(extra) or 'another type, rank or alpha'}; merge it into its base model "
+            "and name the result as base_model"
         )
     return config
 

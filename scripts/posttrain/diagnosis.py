@@ -74,7 +74,8 @@ def diagnose(
     counts = Counter(line["verdict"] for line in lines)
     has_adapter = receipt["adapter"] != "none"
     if has_adapter and twin:
-        same = sum(a["completion"].strip() == b["completion"].strip() for a, b in zip(lines, twin))
+        pairs = zip(lines, twin, strict=True)
+        same = sum(a["completion"].strip() == b["completion"].strip() for a, b in pairs)
         if same >= SAME_AS_BASE * len(lines):
             return (
                 "untrained or wrong adapter",
@@ -95,7 +96,7 @@ def diagnose(
         example = next(line["completion"] for line in lines if line["verdict"] == "unparseable")
         return (
             "format not learnt",
-            f"{counts['unparseable']} completions hold no readable answer, such as {example[:80]!r}",
+            f"{counts['unparseable']} completions hold no readable answer, as {example[:80]!r}",
         )
     return "simply weak", f"{counts['wrong']} of {len(lines)} answers are readable and wrong"
 
@@ -107,7 +108,8 @@ def refuse_failed(found: Sequence[Mapping[str, str]]) -> None:
         lines = [
             f"{row['model']} is under its bar: accuracy {row['accuracy']} (at least "
             f"{row['required_accuracy']}), answer_rate {row['answer_rate']} (at least "
-            f"{row['required_answer_rate']}); it looks like: {row['looks_like']} ({row['evidence']})"
+            f"{row['required_answer_rate']}); it looks like: {row['looks_like']}, "
+            f"{row['evidence']}"
             for row in failed
         ]
         hint = "all results are written; bars stand in the config under evaluate.require"

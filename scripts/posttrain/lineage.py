@@ -5,7 +5,6 @@ leads from any figure down to the base model, the questions and the code.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from posttrain import artifacts

@@ -118,7 +118,7 @@ def splits(
 def report(
     splits: Mapping[str, Reading], leaks: Sequence[Mapping[str, str]], on_leaks: str
 ) -> None:
-    """Log what each split holds and every leak. Raises QuestionError on leaks if `refuse` says so."""
+    """Log what each split holds, and leaks; raise QuestionError on those if `on_leaks` is refuse."""
     for split, reading in splits.items():
         log.info(
             "%s: %d questions, %d duplicates dropped", split, len(reading.rows), reading.duplicates
@@ -131,7 +131,7 @@ def report(
         if on_leaks == "refuse":
             listed = ", ".join(leak["id"] for leak in leaks[:MOST_LEAKS_SHOWN])
             raise QuestionError(
-                f"{count} validation questions also stand in training or pretraining, such as {listed}; "
+                f"{count} validation questions also stand in training or pretraining, as {listed}; "
                 "take them out of data.valid, or write data: {leaks: report}"
             )
         log.warning("%s", said)

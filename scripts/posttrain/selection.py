@@ -35,7 +35,7 @@ def select(rollouts: Sequence[Rollout], keep_per_question: int) -> list[dict[str
         raise ScoringError(
             f"none of {len(rollouts)} samples can be trained on ({listed}); the first reads "
             f"{rollouts[0]['completion'][:200]!r}; raise rollouts.max_new_tokens if they are cut "
-            "off, give prompts.examples to a model that does not know the format, or use a larger one"
+            "off, or give prompts.examples to a model that does not know the format"
         )
     return kept
 

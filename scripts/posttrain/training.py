@@ -190,7 +190,7 @@ def sing(
     if not after > before:
         raise TrainingError(
             f"{CANARY_STEPS} trial steps on {len(chosen)} rows did not make their answers likelier "
-            f"({before:.4f} to {after:.4f} nats a token): a learning rate too high (now {rate:.2g}) "
+            f"({before:.4f} to {after:.4f} nats a token): a learning rate too high ({rate:.2g}) "
             "or too low, labels in the wrong place, or an adapter that is not connected"
         )
     log.info("trial steps: %.4f to %.4f nats a supervised token", before, after)

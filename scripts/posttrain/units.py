@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from posttrain.answers import formatted
 from posttrain.errors import QuestionError
@@ -195,7 +195,7 @@ def stream(rng: random.Random) -> Iterator[dict]:
 def questions(
     seed: int, train_size: int, valid_size: int, kept_out: frozenset[tuple[str, str]]
 ) -> dict[str, list[dict]]:
-    """Return the rows of `train` and `valid`, disjoint; `kept_out` products stand in validation alone.
+    """Return `train` and `valid` rows, disjoint; `kept_out` products stand in `valid` alone.
 
     Raises: QuestionError if so many different questions cannot be asked.
     """
@@ -216,8 +216,8 @@ def questions(
             barren = 0
         elif (barren := barren + 1) > 100_000:
             raise QuestionError(
-                f"the generator ran out of new questions at {len(seen)}, {train_size} + {valid_size} "
-                "were asked for; lower data.train_size or data.valid_size"
+                f"the generator ran out of new questions at {len(seen)}, {train_size} + {valid_size} were "
+                "asked for; lower data.train_size or data.valid_size"
             )
     raise AssertionError("the stream of questions is endless")
 
@@ -234,7 +234,7 @@ def about(question: str, answer: float) -> dict:
     if len(numbers) != 1:
         return nothing
     quantity = int(numbers[0])
-    spans = words + [f"{one} {two}" for one, two in zip(words, words[1:], strict=False)]
+    spans = words + [f"{one} {two}" for one, two in pairwise(words)]
     units = {unit for span in spans for unit in units_by_name().get(span, ())}
     fitting = {
         pair
