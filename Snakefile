@@ -12,6 +12,7 @@ include: "rules/questions.smk"
 include: "rules/sft.smk"
 include: "rules/rollouts.smk"
 include: "rules/rft.smk"
+include: "rules/convert.smk"
 include: "rules/evaluate.smk"
 include: "rules/summary.smk"
 

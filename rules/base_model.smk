@@ -35,7 +35,7 @@ else:
 
     rule base_model:
         input:
-            files=model_files(config["base_model"]),
+            files=[str(f) for f in checked(model_files, config["base_model"])],
             code=code_of("scripts/link_base_model.py"),
         output:
             manifest=BASE_MODEL,

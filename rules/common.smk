@@ -12,12 +12,21 @@ sys.path.insert(0, str(HOME / "scripts"))
 from posttrain import imports, settings
 from posttrain.errors import PosttrainError
 from posttrain.models import model_files
+from posttrain.weights import refuse_pickles
 
 SCHEMA = HOME / "schemas" / "config.schema.yaml"
 
 if faults := settings.faults(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))):
     sys.exit("\n".join(faults))
 validate(config, str(SCHEMA))
+
+
+def checked(check, *args):
+    """Return `check(*args)`, or end with its one line where a person's files are refused."""
+    try:
+        return check(*args)
+    except PosttrainError as error:
+        sys.exit(f"config: {error}")
 
 
 def settings_of(**keys) -> dict:
@@ -59,18 +68,19 @@ MODELS = {
 for name, entry in config["evaluate"]["adapters"].items():
     entry = {"folder": entry} if isinstance(entry, str) else entry
     MODELS[name] = {"style": entry.get("prompt", "answer"), "adapter": entry["folder"]}
+    checked(refuse_pickles, entry["folder"], name)
 
 
 def adapter_files(model: str) -> list[str]:
     """Return the files of a model's adapter, weights first; none for the base model.
 
-    The weights are asked for in any case: without them there is nothing to evaluate.
+    Somebody else's adapter may lack a receipt, and is evaluated as unproven then.
     """
     folder = MODELS[model]["adapter"]
     if folder is None:
         return []
-    names = [n for n in ADAPTER_FILES if model in ("sft", "rft") or Path(folder, n).is_file()]
-    return [f"{folder}/{name}" for name in names]
+    *needed, receipt = [f"{folder}/{name}" for name in ADAPTER_FILES]
+    return [*needed, receipt] if model in ("sft", "rft") or Path(receipt).is_file() else needed
 
 
 def training_keys(stage: str) -> dict[str, str]:

@@ -8,12 +8,12 @@ rule evaluate:
         row="results/{model}_eval.csv",
         predictions="results/{model}_predictions.jsonl",
         receipt="results/{model}_receipt.json",
-    wildcard_constraints:
-        model="|".join(MODELS),
     log:
         "logs/evaluate_{model}.log",
     benchmark:
         "benchmarks/evaluate_{model}.tsv"
+    wildcard_constraints:
+        model="|".join(MODELS),
     conda:
         "../envs/train.yaml"
     threads: workflow.cores

@@ -14,9 +14,7 @@ rule questions:
     conda:
         "../envs/light.yaml"
     params:
-        recipe=settings_of(
-            seed="seed", data="data", embedded="embedded", base_model="base_model"
-        ),
+        recipe=settings_of(seed="seed", data="data", embedded="embedded", base_model="base_model"),
         libraries=libraries_of("scripts/make_questions.py"),
     script:
         "../scripts/make_questions.py"

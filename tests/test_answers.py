@@ -210,59 +210,38 @@ def test_the_verifier_passes_on_the_golds_of_a_real_course(test_data):
     assert all(judge(tagged(answers.formatted(gold, 4)), gold) for gold in golds)
 
 
-def judge_by(read):
-    """Make a verifier that reads with `read` (text inside the tags -> number, or ValueError)."""
-
-    def judge_as_read(completion: str, gold: float) -> bool:
-        inside = completion.partition("<answer>")[2].partition("</answer>")[0]
-        try:
-            return answers.is_correct(read(inside), gold, 0.05, 1e-9)
-        except ValueError:
-            return False
-
-    return judge_as_read
-
-
-def zero_if_unreadable(text: str) -> float:
-    answer = answers.parse(tagged(text))
-    return 0.0 if answer is None else answer
+def zero_if_unreadable(completion: str, gold: float) -> bool:
+    return answers.is_correct(answers.parse(completion) or 0.0, gold, 0.05, 1e-9)
 
 
 def last_answer(completion: str, gold: float) -> bool:
     return judge(completion[max(completion.rfind("<answer>"), 0) :], gold)
 
 
-def one_sided(completion: str, gold: float) -> bool:
+def without_lower_bound(completion: str, gold: float) -> bool:
     answer = answers.parse(completion)
-    return answer is not None and answer <= gold + 0.05 * abs(gold)
-
-
-def nan_blind(completion: str, gold: float) -> bool:
-    """Accept nan: a comparison turned round, as in `not |a - c| > ...`."""
-    try:
-        answer = float(completion.partition("<answer>")[2].partition("</answer>")[0])
-    except ValueError:
-        return False
-    return not abs(answer - gold) > 0.05 * abs(gold)
+    return answer is not None and answer * gold >= 0 and abs(answer) <= 1.05 * abs(gold)
 
 
 def without_tags(completion: str, gold: float) -> bool:
     return judge(completion, gold) or judge(tagged(completion), gold)
 
 
+TO_ASCII = str.maketrans("٠١٢٣٤٥٦٧٨٩", "0123456789")
 BROKEN = {
     "accepts everything": lambda completion, gold: True,
     "accepts nothing": lambda completion, gold: False,
-    "reads the unreadable as 0.0": judge_by(zero_if_unreadable),
-    "reads as Python does (1_000, other scripts)": judge_by(float),
-    "drops commas": judge_by(lambda text: zero_if_unreadable(text.replace(",", "")) or math.nan),
-    "takes the number before a unit": judge_by(lambda text: float(text.split(" kg")[0])),
+    "reads the unreadable as 0.0": zero_if_unreadable,
+    "drops underscores": lambda text, gold: judge(text.replace("_", ""), gold),
+    "reads other scripts": lambda text, gold: judge(text.translate(TO_ASCII), gold),
+    "drops commas": lambda text, gold: judge(text.replace(",", ""), gold),
+    "drops a unit": lambda text, gold: judge(text.replace(" kg", ""), gold),
     "takes the last answer": last_answer,
     "needs no closing tag": lambda text, gold: judge(text, gold) or judge(text + "</answer>", gold),
     "needs no tags": without_tags,
     "ignores the sign": lambda text, gold: judge(text, gold) or judge(text, -gold),
-    "has no lower bound": one_sided,
-    "accepts nan": nan_blind,
+    "has no lower bound": without_lower_bound,
+    "accepts nan": lambda text, gold: judge(text, gold) or "nan" in text,
     "gives a number, not a verdict": lambda text, gold: float(judge(text, gold)),
 }
 

@@ -42,7 +42,7 @@ def cases(seed: str, count: int) -> list[tuple[str, str]]:
         prompt = draw(STEMS) + draw(EDGES) + draw(EDGES)
         completion = draw(EDGES) + draw(EDGES) + draw(ENDS)
         if rng.random() < 0.3:
-            text = draw(STEMS) + draw(ENDS) + draw(EDGES) + draw(ENDS)
+            text = draw(STEMS[:2]) + draw(ENDS) + draw(EDGES) + draw(ENDS)
             at = rng.randrange(1, len(text))
             prompt, completion = text[:at], text[at:]
         pairs.append((prompt, completion))

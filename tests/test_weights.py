@@ -385,9 +385,9 @@ def test_folder_with_pickle_or_without_weights_is_refused(tmp_path, original):
     assert "'adapter_config.json'" in message
     bin_file, safe_file = tmp_path / weights.PICKLED_WEIGHTS, tmp_path / weights.WEIGHTS
     bin_file.touch()
-    target = "results/converted/mine/adapter_model.safetensors"
-    message = refusal(lambda: weights.refuse_pickles(tmp_path, target))
-    assert f"convert it with `snakemake --cores 1 {target}`" in message
+    message = refusal(lambda: weights.refuse_pickles(tmp_path, "theirs"))
+    assert "snakemake results/converted/theirs/adapter_model.safetensors --config" in message
+    assert f"'convert={{theirs: {tmp_path}}}'" in message
     assert "move it away" not in message
     safe_file.write_bytes(original)
     assert "move it away" in refusal(lambda: weights.refuse_pickles(tmp_path))

@@ -118,7 +118,7 @@ def splits(
 def report(
     splits: Mapping[str, Reading], leaks: Sequence[Mapping[str, str]], on_leaks: str
 ) -> None:
-    """Log what each split holds, and leaks; raise QuestionError on those if `on_leaks` is refuse."""
+    """Log what each split holds, and leaks; QuestionError on those if `on_leaks` is refuse."""
     for split, reading in splits.items():
         log.info(
             "%s: %d questions, %d duplicates dropped", split, len(reading.rows), reading.duplicates

@@ -44,7 +44,7 @@ BLANKS = re.compile(r"\s++")
 INNER_BLANKS = re.compile(r"[^\S\r\n]*+")
 WORD = re.compile(r"[^\W\d]++")
 NUMBER = re.compile(
-    r"(?:[0-9]{1,3}+(?:,[0-9]{3}+(?![0-9]))++|[0-9]++)?+(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
+    r"(?:[0-9]{1,3}+(?:,[0-9]{3})++|[0-9]++)?+(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
 )
 RATIO = re.compile(r"[^\W\d]++/[^\W\d]++")
 NAMES = (re.compile(r"[^\W\d]++(?:\^|\*\*)[0-9]"), re.compile(r"[^\W\d]++ [^\W\d]++"), WORD)

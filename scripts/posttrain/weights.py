@@ -146,17 +146,22 @@ def convert_bin(
         return _load(save(own), expected, None)
 
 
-def refuse_pickles(folder: str | Path, target: str = "convert_bin_adapter") -> None:
+def refuse_pickles(folder: str | Path, name: str = "mine") -> None:
     """Refuse an adapter folder that holds a pickle, or no safetensors weights.
 
-    Args: target, what to ask Snakemake for to convert this folder's `adapter_model.bin`.
+    Args: name, what the adapter is called in the config; the converted one keeps it.
     Raises: AdapterError, one line, naming the file and the command or move that mends it.
     """
     with _named(folder, AdapterError):
         names = sorted(entry.name for entry in Path(folder).iterdir())
         pickles = [name for name in names if Path(name).suffix.lower() in PICKLES]
         if PICKLED_WEIGHTS in pickles:
-            command = f"convert it with `snakemake --cores 1 {target}`"
+            converted = f"results/converted/{name}"
+            command = (
+                f"convert it: snakemake {converted}/{WEIGHTS} "
+                f"--config 'convert={{{name}: {folder}}}', then write "
+                f"evaluate: {{adapters: {{{name}: {converted}}}}}"
+            )
             if WEIGHTS in names:
                 command = f"move it away if {WEIGHTS} is the adapter, else {command}"
             raise _Broken(f"holds {PICKLED_WEIGHTS}, a pickle, which is never loaded", command)

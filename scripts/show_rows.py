@@ -1,0 +1,32 @@
+"""Show tokenized rows: what is masked, what is learnt, what stops.
+
+    python scripts/show_rows.py results/tokenized/sft.jsonl --rows 3
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from posttrain import artifacts, masking, models
+from posttrain.errors import PosttrainError
+
+
+def main() -> None:
+    """Print the first rows of a tokenized file, coloured where it is a terminal that reads it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="results/tokenized/sft.jsonl or rft.jsonl")
+    parser.add_argument("--rows", type=int, default=3, help="how many (default 3)")
+    parser.add_argument("--base", type=Path, default=Path("resources/base_model/manifest.json"))
+    asked = parser.parse_args()
+    try:
+        tokenizer = models.load_tokenizer(models.verified(asked.base))
+        rows = artifacts.read_jsonl(asked.file)[: asked.rows]
+    except (PosttrainError, OSError) as error:
+        sys.exit(f"error: {error}")
+    for row in rows:
+        print(f"{row['id']}:")
+        print(masking.view(tokenizer, masking.Row(row["input_ids"], row["labels"]), sys.stdout.isatty()))
+
+
+if __name__ == "__main__":
+    main()
