@@ -577,13 +577,13 @@ def test_view_shows_what_is_masked_and_what_is_learnt():
     row = masking.encode(tokenizer, "6 kg?\nAnswer:", COMPLETION, max_length=64)
     shown = masking.view(tokenizer, row, colour=False).splitlines()
     assert [line.rstrip() for line in shown[::2]] == [
-        "masked    6  6|·kg|?|↵|Answer|:",
-        "learnt    4  ·|<answer>|6000|</answer>",
+        "masked    6  6│·kg│?│↵│Answer│:",
+        "learnt    4  ·│<answer>│6000│</answer>",
         "stop      1  </s>",
     ]
     assert [int(i) for line in shown[1::2] for i in line.split()] == row.input_ids
     coloured = masking.view(tokenizer, row)
-    assert "\033[32m·|<answer>|6000|</answer>\033[0m" in coloured
+    assert "\033[32m·│<answer>│6000│</answer>\033[0m" in coloured
     assert re.sub("\033\\[[0-9;]*m", "", coloured).splitlines() == shown
 
 
@@ -595,4 +595,4 @@ def test_view_shows_wrong_labels_as_they_are_and_no_control_characters():
     assert [line.split()[0] for line in shown.splitlines()[::2]] == ["learnt", "masked"] * 2
     assert "\033" not in shown
     assert "a" in shown
-    assert "\\x1b|[|3|1|m|\\||" in shown
+    assert "\\x1b│[│3│1│m│|│" in shown

@@ -37,7 +37,7 @@ STATISTICS = (
 )
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can hold it, UTF-8 cannot
 ANSI = {"masked": "\033[2m", "learnt": "\033[32m", "stop": "\033[1;7;32m"}
-VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "|": "\\|"}
+VISIBLE = {" ": "·", "\n": "↵", "\t": "→"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def encode_all(
 def view(tokenizer: "PreTrainedTokenizerFast", row: Row, colour: bool = True) -> str:
     """Show a person what of a row is masked, what is learnt and what stops it, with the ids.
 
-    Tokens are parted by |; a dot is a space, an arrow a line's end. Labels are shown as they
+    Tokens are parted by │; a dot is a space, an arrow a line's end. Labels are shown as they
     are: a stop token that is masked stands under `masked`.
     """
     pieces = _pieces(_Reader(tokenizer, add_special_tokens=False), row.input_ids)
@@ -184,7 +184,7 @@ def view(tokenizer: "PreTrainedTokenizerFast", row: Row, colour: bool = True) ->
     for end in range(1, len(kinds) + 1):
         if end <= last and kinds[end] == kinds[start]:
             continue
-        text = "|".join(pieces[start:end])
+        text = "│".join(pieces[start:end])
         text = f"{ANSI[kinds[start]]}{text}\033[0m" if colour else text
         lines.append(f"{kinds[start]:6} {end - start:4}  {text}")
         lines.append(f"{'':11}  {' '.join(map(str, row.input_ids[start:end]))}")

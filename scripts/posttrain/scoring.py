@@ -54,10 +54,9 @@ def judge(completion: Completion, gold: float, tolerances: Mapping[str, float]) 
 def judge_trace(completion: str) -> dict[str, Any]:
     """Return `trace`, what the reasoning is worth, and `path`, its equations in normal form.
 
-    `trace` is right, wrong, unreadable, or none where there is no equation. Only what stands before
-    the answer is read.
+    `trace` is right, wrong, unreadable, or none where there is no equation.
     """
-    found = traces.equations(completion.split("<answer>")[0], unit_of)
+    found = traces.equations(completion, unit_of)
     verdicts = {equation.verdict for equation in found}
     worst = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
     return {"trace": worst, "path": [equation.canonical for equation in found]}
