@@ -8,6 +8,6 @@ with logs.rule_log(snakemake.log[0]):
     from posttrain import models
 
     folder = Path(snakemake.output.manifest).parent
-    artifacts.link_all(models.model_files(snakemake.params.folder), folder)
+    models.link(snakemake.params.folder, folder)
     origin = {"folder": snakemake.params.folder}
     artifacts.write_json(snakemake.output.manifest, models.manifest(folder, origin))

@@ -6,7 +6,9 @@ target's name in one step, so a reader never meets half a file and a crash leave
 
 import csv
 import hashlib
+import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from posttrain.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,11 +71,20 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV with exactly `columns`. Raises KeyError where a row lacks one."""
-    import pandas as pd
+    """Write rows as CSV with exactly `columns`; None is an empty cell.
 
-    frame = pd.DataFrame([{c: row[c] for c in columns} for row in rows], columns=list(columns))
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    Raises: KeyError where a row lacks a column, ValueError on NaN or infinity.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = [row[column] for column in columns]
+        for column, cell in zip(columns, cells, strict=True):
+            if isinstance(cell, float) and not math.isfinite(cell):
+                raise ValueError(f"{path}: the column {column} holds {cell}")
+        writer.writerow(cells)
+    write_text(path, text.getvalue())
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
@@ -127,12 +140,37 @@ def copy(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def link_all(files: Iterable[Path], folder: Path) -> None:
-    """Make `folder` hold links to `files` and nothing else that it was linked to before."""
+def remove(files: Iterable[Path]) -> None:
+    """Remove those of the files that are there; of a link the link, never what it leads to."""
+    for file in list(files):
+        file.unlink(missing_ok=True)
+
+
+def empty(folder: str | Path) -> Path:
+    """Make `folder` one without files or links; what a link leads to is left alone.
+
+    Before a model is saved: a file written over a link would change the file it leads to, and one
+    that an earlier model left behind would count among the new one's.
+    """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        if old.is_symlink():
-            old.unlink()
+    for entry in folder.iterdir():
+        if entry.is_symlink() or entry.is_file():
+            entry.unlink()
+    return folder
+
+
+def link_all(files: Iterable[Path], folder: Path) -> None:
+    """Make `folder` hold links to `files` and nothing else.
+
+    Raises: ModelError if one of them lies in `folder` itself, where it would be lost.
+    """
+    files = list(files)
+    if inside := [file for file in files if file.resolve().parent == folder.resolve()]:
+        raise ModelError(
+            f"{inside[0]} lies in {folder}, which the run fills anew; copy the model to another "
+            "folder and write base_model: path/to/that/folder"
+        )
+    empty(folder)
     for file in files:
-        (folder / file.name).unlink(missing_ok=True)
         (folder / file.name).symlink_to(file.resolve())

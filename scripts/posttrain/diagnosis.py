@@ -43,7 +43,7 @@ def verdicts(
         least, least_rate = bar.get("accuracy", 0), bar.get("answer_rate", 0)
         passed = accuracy >= least and rate >= least_rate
         twin = said.get(TWIN[receipt["settings"]["style"]], ())
-        looks_like, evidence = ("", "") if passed else diagnose(lines, twin, receipt)
+        looks_like, evidence = ("", "") if passed else diagnose(lines, twin, receipt, least_rate)
         counts = Counter(line["verdict"] for line in lines)
         found.append(
             {
@@ -65,11 +65,12 @@ def diagnose(
     lines: Sequence[Mapping[str, Any]],
     twin: Sequence[Mapping[str, Any]],
     receipt: Mapping[str, Any],
+    least_rate: float,
 ) -> tuple[str, str]:
     """Return what a failing model looks like, and the evidence; the first that fits.
 
     Args: lines and twin, the predictions of the model and of the base model asked alike; receipt,
-        of the model's evaluation.
+        of the model's evaluation; least_rate, the answer_rate that is required of it.
     """
     counts = Counter(line["verdict"] for line in lines)
     has_adapter = receipt["adapter"] != "none"
@@ -87,12 +88,13 @@ def diagnose(
             f"asked {lines[0]['prompt']!r}, which is not how its training rows begin",
         )
     silent = counts["truncated"] + counts["unparseable"]
-    if silent > counts["wrong"] and counts["truncated"] >= counts["unparseable"]:
+    is_too_silent = silent > counts["wrong"] or len(lines) - silent < least_rate * len(lines)
+    if is_too_silent and counts["truncated"] >= counts["unparseable"]:
         return (
             "answers cut off",
             f"{counts['truncated']} completions reached evaluate.max_new_tokens before an answer",
         )
-    if silent > counts["wrong"]:
+    if is_too_silent:
         example = next(line["completion"] for line in lines if line["verdict"] == "unparseable")
         return (
             "format not learnt",

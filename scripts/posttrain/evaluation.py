@@ -12,7 +12,7 @@ from posttrain.rollouts import prompt_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MARK = "THE QUESTION"
+MARK = "qxzqxz"  # no prompt holds it, and no tokenizer's normaliser alters it
 
 
 def predictions(
@@ -71,7 +71,11 @@ def asked_as_trained(
     masked = [
         i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORE
     ]
-    trained = tokenizer.decode(masked, skip_special_tokens=False)
-    before, after = render(tokenizer, MARK, style, prompts).text.split(MARK)
-    begun = trained.find(before)  # a tokenizer may put its own token in front
-    return begun >= 0 and trained.endswith(after) and len(trained) - begun > len(before + after)
+    [fed] = prompt_ids(tokenizer, [{"question": MARK}], style, prompts)
+    trained, asked = (
+        tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for ids in (masked, fed)
+    )
+    before, after = asked.split(MARK)
+    is_alike = trained.startswith(before) and trained.endswith(after)
+    return is_alike and len(trained) > len(before + after)

@@ -6,7 +6,7 @@ nor when a library is upgraded; rules therefore name both, found here and not ke
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 PACKAGE = "posttrain"
 # Names of Snakemake's and of libraries that are installed with, and versioned by, another one here.
 NOT_COUNTED = {"snakemake"}
+TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 @cache
@@ -24,13 +25,16 @@ def _imported(path: Path) -> frozenset[str]:
     """
 
     def names(node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
-            return
+        children = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY:
+            children = node.orelse
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        for child in ast.iter_child_nodes(node):
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import can only be one inside the package, which has no folders.
+            module = ".".join(filter(None, (PACKAGE if node.level else "", node.module)))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        for child in children:
             yield from names(child)
 
     return frozenset(names(ast.parse(path.read_text(encoding="utf-8"))))
@@ -59,12 +63,18 @@ def code_files(script: Path) -> list[Path]:
     return sorted(found)
 
 
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return module -> the distributions that install it; finding out reads every one of them."""
+    return packages_distributions()
+
+
 def library_versions(files: list[Path]) -> dict[str, str]:
     """Return distribution -> installed version of the libraries that `files` import, and Python's.
 
     A name that is not installed is left out: the import itself says so where it is needed.
     """
-    distributions = packages_distributions()
+    distributions = _distributions()
     roots = {name.split(".")[0] for path in files for name in _imported(path)}
     wanted = roots - set(sys.stdlib_module_names) - {PACKAGE} - NOT_COUNTED
     found = {

@@ -21,7 +21,8 @@ def rule_log(path: str) -> Iterator[None]:
     A `PosttrainError` ends the process with status 1 and its message alone, here and in the log;
     any other exception is our fault and takes its traceback along.
     """
-    sinks: list[logging.Handler] = [logging.FileHandler(path, mode="w"), logging.StreamHandler()]
+    file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    sinks: list[logging.Handler] = [file, logging.StreamHandler()]
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", handlers=sinks)
     # Their deprecations are for us, not for the person who runs a rule.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")

@@ -7,7 +7,7 @@ is loaded is first held against it.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain import artifacts
+from posttrain import artifacts, weights
 from posttrain.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,25 +22,32 @@ OPTIONAL = (
     "chat_template.jinja",
     "model.safetensors.index.json",
 )
+ADAPTER = "adapter_config.json"
 
 
 def model_files(folder: str | Path) -> list[Path]:
     """Return the files of a local model folder that make the model, sorted: weights and tokenizer.
 
-    Raises: ModelError naming what is missing: config, fast tokenizer, or weights in safetensors.
+    Raises: ModelError naming what is missing (config, fast tokenizer, or weights in safetensors),
+        or an adapter in the same folder.
     """
     folder = Path(folder)
-    weights = sorted(folder.glob("model*.safetensors"))
+    shards = sorted(folder.glob("model*.safetensors"))
     missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if not weights:
+    if not shards:
         missing.append("model.safetensors (or its shards)")
     if missing:
         raise ModelError(
             f"base_model: {folder} is no usable model folder, it lacks {', '.join(missing)}; "
             "save one with save_pretrained() of a causal model and of its fast tokenizer"
         )
+    if (folder / ADAPTER).is_file():  # transformers would load that too, without a word
+        raise ModelError(
+            f"base_model: {folder} holds an adapter beside the model ({ADAPTER}); move it into a "
+            "folder of its own and name that under evaluate.adapters"
+        )
     present = [folder / name for name in OPTIONAL if (folder / name).is_file()]
-    return sorted([*(folder / name for name in NEEDED), *present, *weights])
+    return sorted([*(folder / name for name in NEEDED), *present, *shards])
 
 
 def manifest(folder: str | Path, origin: dict[str, Any]) -> dict[str, Any]:
@@ -49,27 +56,51 @@ def manifest(folder: str | Path, origin: dict[str, Any]) -> dict[str, Any]:
     return {"files": files, "origin": origin}
 
 
-def verified(manifest_path: str | Path) -> Path:
-    """Return the folder of the manifest once every file in it has the sha256 it states.
+def stated_files(manifest_path: str | Path) -> dict[str, str]:
+    """Return the sha256 that the manifest states of each file, by name.
 
-    Raises: ModelError naming the first file that is missing or has changed.
+    Raises: ModelError if there is no manifest at that path, or it is damaged.
+    """
+    try:
+        files = artifacts.read_json(manifest_path)["files"]
+        if not all(isinstance(sha256, str) for sha256 in files.values()):
+            raise ValueError("a sha256 is no text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{manifest_path} is no manifest of a base model ({_first_line(error)}); "
+            f"{_again(manifest_path)}"
+        ) from error
+    return files
+
+
+def verified(manifest_path: str | Path) -> Path:
+    """Return the manifest's folder once it holds the files stated, byte by byte, and no other.
+
+    Raises: ModelError naming the first file that is missing, has changed or was added.
     """
     folder = Path(manifest_path).parent
-    for name, stated in artifacts.read_json(manifest_path)["files"].items():
+    stated = stated_files(manifest_path)
+    for name, sha256 in stated.items():
         path = folder / name
         if not path.is_file():
             raise ModelError(
                 f"{path} is missing though {MANIFEST} lists it; {_again(manifest_path)}"
             )
-        if artifacts.sha256_file(path) != stated:
+        if artifacts.sha256_file(path) != sha256:
             raise ModelError(
                 f"{path} has changed since {MANIFEST} was made; {_again(manifest_path)}"
             )
+    # Beside shards a single file of weights would be loaded in their place.
+    if added := [path for path in model_files(folder) if path.name not in stated]:
+        raise ModelError(
+            f"{added[0]} was added since {MANIFEST} was made; move it away, or "
+            f"{_again(manifest_path)}"
+        )
     return folder
 
 
 def _again(manifest_path: str | Path) -> str:
-    return f"make it again: snakemake --forcerun {manifest_path} {manifest_path}"
+    return f"make it again: snakemake --force {manifest_path}"
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
@@ -77,8 +108,10 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever transformers stumbles over, the folder is at fault
         raise ModelError(f"{folder}: the tokenizer does not load: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -90,22 +123,26 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
 def load_model(folder: str | Path, dtype: "torch.dtype") -> "PreTrainedModel":
     """Return the folder's causal model on the CPU, in eval mode, its weights in `dtype`.
 
-    Raises: ModelError if weights are missing, do not fit, or are not finite.
+    Raises: ModelError if weights are cut off or damaged, are missing, do not fit, or are not
+        finite.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # a bar for each file read says nothing
+    for path in sorted(Path(folder).glob("model*.safetensors")):
+        weights.header(path, ModelError)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # as above
         raise ModelError(f"{folder}: the model does not load: {_first_line(error)}") from error
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
@@ -126,9 +163,36 @@ def _first_line(error: Exception) -> str:
 def save(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path
 ) -> None:
-    """Save both as an ordinary Hugging Face folder, weights last."""
+    """Save both as an ordinary Hugging Face folder, weights last; no other model's file stays."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    _clear(folder)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
+
+
+def link(source: str | Path, folder: str | Path) -> None:
+    """Make `folder` hold links to the files of the model in `source`, and no other model's file.
+
+    Raises: ModelError if `source` is no usable model folder, or is `folder` itself.
+    """
+    files = model_files(source)
+    if Path(source).resolve() == Path(folder).resolve():
+        raise ModelError(
+            f"base_model: {source} is where the workflow keeps its own copy; name the folder that "
+            "the model came from"
+        )
+    _clear(folder)
+    artifacts.link_all(files, Path(folder))
+
+
+def _clear(folder: str | Path) -> None:
+    """Remove the files of a model that stood in `folder` before.
+
+    Writing through a link would change a person's own model, and a shard that stayed would count
+    as part of the new one.
+    """
+    folder = Path(folder)
+    artifacts.remove(folder / name for name in (*NEEDED, *OPTIONAL))
+    artifacts.remove(folder.glob("model*.safetensors"))

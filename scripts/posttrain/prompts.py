@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from posttrain.answers import CLOSE, OPEN, formatted
+from posttrain import masking
+from posttrain.answers import CLOSE, OPEN, formatted, parse
 from posttrain.errors import PromptError
 
 if TYPE_CHECKING:
@@ -29,9 +30,22 @@ class Prompt:
 
 
 def completion(answer: str, reasoning: str | None = None) -> str:
-    """Return what a model is to write: the reasoning, if any, then the answer in its tags."""
+    """Return what a model is to write: the reasoning, if any, then the answer in its tags.
+
+    Raises: PromptError if `answer` is none, or if `reasoning` gives one of its own: what follows it
+        would be reasoning after the answer.
+    """
     tagged = f"{OPEN}{answer}{CLOSE}"
-    return f"{reasoning.strip()} {tagged}" if reasoning is not None else tagged
+    if parse(tagged) is None:
+        raise PromptError(f"{answer!r} is no answer to train on; write a plain decimal")
+    if reasoning is None:
+        return tagged
+    if OPEN in reasoning or CLOSE in reasoning:
+        raise PromptError(
+            f"the reasoning {reasoning[:200]!r} holds an answer of its own: reasoning would be "
+            f"trained after the answer; leave {OPEN} and {CLOSE} out of it"
+        )
+    return f"{reasoning.strip()} {tagged}"
 
 
 def joined(prompt: Prompt, text: str) -> str:
@@ -49,7 +63,8 @@ def render(
 ) -> Prompt:
     """Return the prompt that asks `question` in `style`; `prompts` is that section of the config.
 
-    Raises: PromptError if the chat template cannot take a system message or does not show it.
+    Raises: PromptError if the question spells a special token, or if the model's chat template
+        fails, has no place for the system message or leaves out a message.
     """
     wording = prompts["answer"] if style == "answer" else prompts["reasoning"]
     turns = [
@@ -59,7 +74,7 @@ def render(
         )
         for shown in (prompts["examples"] if style == "worked" else [])
     ]
-    if spelt := [token for token in tokenizer.all_special_tokens if token in question]:
+    if spelt := masking.special_tokens_in(tokenizer, question):
         raise PromptError(
             f"the question {question!r} spells the model's special token {spelt[0]}, which would "
             "steer the model; leave it out of the question"
@@ -80,13 +95,15 @@ def training_pair(
     """Return the prompt and the completion that `row` is trained with.
 
     Args: row, a question with its answer as a number, or a kept rollout with `reasoning` and its
-        answer as it was written; recipe, with `prompts` and with `answer_digits`, the significant
-        digits of an answer given as a number.
+        answer as it was written; style, where `answer` trains no reasoning and the others none
+        but `row`'s; recipe, with `prompts` and with `answer_digits`, the significant digits of an
+        answer given as a number.
     """
     answer = row["answer"]
     written = answer if isinstance(answer, str) else formatted(answer, recipe["answer_digits"])
     prompt = render(tokenizer, row["question"], style, recipe["prompts"])
-    return prompt.text, joined(prompt, completion(written, row.get("reasoning")))
+    reasoning = None if style == "answer" else row["reasoning"]
+    return prompt.text, joined(prompt, completion(written, reasoning))
 
 
 def _chat(
@@ -108,10 +125,13 @@ def _chat(
     chat.append(_says("user", asked))
     try:
         text = _templated(tokenizer, [_says("system", system or ""), *chat])
-    except PromptError:
-        if system:
-            raise
+    except PromptError as error:
         text = _templated(tokenizer, chat)
+        if system:
+            raise PromptError(
+                f"the model's chat template takes no system message ({error.__cause__}); write "
+                "prompts: {system: null} and say it in prompts.answer and prompts.reasoning"
+            ) from error
     for message in [_says("system", system or ""), *chat]:
         if message["content"].strip() not in text:
             raise PromptError(

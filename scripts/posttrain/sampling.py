@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from posttrain.answers import CLOSE
+from posttrain.errors import ScoringError
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -143,14 +144,24 @@ class _Batch:
         return self.finish[row] == "length"
 
     def _completion(self, row: int) -> Completion:
-        text = self.tokenizer.decode(self.written[row], skip_special_tokens=False)
+        text = self.tokenizer.decode(
+            self.written[row], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         if self.finish[row] == "answer":
             text = text[: text.index(CLOSE) + len(CLOSE)]
         return Completion(text, len(self.written[row]), self.finish[row])
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Return one token id a row, (B,) int64, from logits (B, V) of any float dtype."""
+    """Return one token id a row, (B,) int64, from logits (B, V) of any float dtype.
+
+    Raises: ScoringError if one of them is NaN: argmax would take it for the largest.
+    """
+    if logits.isnan().any():
+        raise ScoringError(
+            "the model's logits hold NaN, so what it writes means nothing; check its weights, and "
+            "whether they bear the precision that this machine computes in"
+        )
     if temperature == 0.0:
         return logits.argmax(dim=-1)
     shares = torch.softmax(logits.float() / temperature, dim=-1)
@@ -158,10 +169,11 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
 
 
 def _closing_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Return the ids of tokens whose text holds the last letter of the closing tag."""
-    ids = range(len(tokenizer))
-    texts = tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False)
-    return {i for i, text in zip(ids, texts, strict=True) if CLOSE[-1] in text}
+    """Return the ids of the tokens in whose spelling the last character of the tag stands.
+
+    Every vocabulary spells it as itself; one that falls back on bytes, as <0x3E> too.
+    """
+    return {i for token, i in tokenizer.get_vocab().items() if CLOSE[-1] in token}
 
 
 def _stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -7,10 +7,11 @@ pint are US liquid ones, KB, MB and GB are decimal, `M` and `G` stand for MB and
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 
 from posttrain.answers import formatted
 from posttrain.errors import QuestionError
@@ -165,12 +166,18 @@ def product_key(ratio: float, quantity: float) -> tuple[str, str]:
 def held_out(seed: int, share: float) -> frozenset[tuple[str, str]]:
     """Return the products kept out of training and pretraining, a seeded `share` of all.
 
-    A quantity of 1 asks for the factor itself, which has to be known: it is never held out.
+    Those that state one fact go together: 8 pints are 4 quarts whichever of the two is asked for.
+    What comes down to the factor itself, as 1 week or 7 days does, has to be known: it stays.
     """
-    keys = {product_key(ratio, n) for ratio in ratios().values() for n in QUANTITIES if n > 1}
-    ordered = sorted(keys)
+    facts: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for ratio, n in product(ratios().values(), QUANTITIES):
+        fact = product_key(ratio, n) if ratio >= 1 else product_key(1 / ratio, ratio * n)
+        if "1" not in fact:
+            facts[fact] |= {fact, product_key(ratio, n)}
+    ordered = sorted(facts)
     random.Random(f"held out {seed}").shuffle(ordered)
-    return frozenset(ordered[: round(share * len(ordered))])
+    chosen = ordered[: round(share * len(ordered))]
+    return frozenset(key for fact in chosen for key in facts[fact])
 
 
 def stream(rng: random.Random) -> Iterator[dict]:
@@ -209,15 +216,15 @@ def questions(
         if len(splits[split]) == wanted[split]:
             return splits
         is_new = row["question"].casefold() not in seen
-        product = product_key(ratios()[row["from_unit"], row["to_unit"]], row["quantity"])
-        if is_new and (split == "valid" or product not in kept_out):
+        key = product_key(ratios()[row["from_unit"], row["to_unit"]], row["quantity"])
+        if is_new and (split == "valid" or key not in kept_out):
             seen.add(row["question"].casefold())
             splits[split].append({"id": f"{split}-{len(splits[split]) + 1:04d}", **row})
             barren = 0
         elif (barren := barren + 1) > 100_000:
             raise QuestionError(
-                f"the generator ran out of new questions at {len(seen)}, {train_size} + {valid_size} were "
-                "asked for; lower data.train_size or data.valid_size"
+                f"the generator ran out of new questions at {len(seen)}, where {train_size} + "
+                f"{valid_size} were asked for; lower data.train_size or data.valid_size"
             )
     raise AssertionError("the stream of questions is endless")
 
