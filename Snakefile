@@ -25,4 +25,4 @@ rule all:
 
 
 onsuccess:
-    show_summary()
+    show_summary("results/summary.csv")

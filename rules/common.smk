@@ -89,10 +89,9 @@ def training_keys(stage: str) -> dict[str, str]:
     return {key: f"{stage}.{key}" for key in keys}
 
 
-def show_summary() -> None:
-    """Print results/summary.csv as a table, where this run made or kept it."""
-    table = Path("results/summary.csv")
-    if table.is_file():
+def show_summary(path: str) -> None:
+    """Print the summary at `path` as a table, where this run made or kept it."""
+    if Path(path).is_file():
         import pandas as pd
 
-        print(f"\n{pd.read_csv(table).drop(columns='adapter_sha256').to_string(index=False)}\n")
+        print(f"\n{pd.read_csv(path).drop(columns='adapter_sha256').to_string(index=False)}\n")

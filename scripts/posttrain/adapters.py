@@ -6,7 +6,9 @@ the receipt, and the loaded model's log-probabilities of a few fixed rows, the p
 that the receipt states.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ import torch
 from posttrain import artifacts, devices, models, weights
 from posttrain.errors import AdapterError
 from posttrain.likelihood import mean_logprobs
+from posttrain.masking import IGNORE
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,6 +32,13 @@ PROBES = 8
 # Nats per supervised token by which a loaded model may differ from its receipt. Float32 differs in
 # the order of sums alone; bfloat16 keeps 8 bits of each weight, activation and merge.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# Keys of adapter_config.json that may differ from peft's defaults: those that are used here, and
+# those that change nothing in a merged model. All others make another kind of adapter.
+USED = {"r", "lora_alpha", "target_modules", "use_rslora"}
+IDLE = {"base_model_name_or_path", "revision", "task_type", "inference_mode", "lora_dropout"}
+IDLE |= {"fan_in_fan_out", "peft_version"}  # peft sees by itself how a layer's weight lies
+HARMLESS_STARTS = ("gaussian", "orthogonal")  # init_lora_weights that leave the base as it is
+LARGEST_ALPHA = 1e6  # an adapter's weights times this are still finite
 
 
 @dataclass(frozen=True)
@@ -109,10 +119,12 @@ def load(
     Raises: AdapterError, one line, naming the fault and the command that trains again.
     """
     folder = Path(folder)
-    weights.refuse_pickles(folder, target)
-    receipt = read_receipt(folder)
-    merged = _merged(manifest_path, folder, receipt)
-    return Loaded(merged, folder, artifacts.sha256_file(folder / WEIGHTS), receipt)
+    with _remedied(folder):
+        weights.refuse_pickles(folder, target)
+        receipt = read_receipt(folder)
+        # Taken before the file is read, which is then held against it.
+        sha256 = receipt["adapter"]["sha256"] if receipt else _sha256(folder)
+        return Loaded(_merged(manifest_path, folder, sha256, receipt), folder, sha256, receipt)
 
 
 def load_any(manifest_path: str | Path, files: Sequence[str]) -> Loaded:
@@ -127,17 +139,19 @@ def ready(loaded: Loaded) -> "PreTrainedModel":
     model = devices.ready(loaded.model)
     if loaded.receipt:
         found = mean_logprobs(model, loaded.receipt["probes"]["rows"])
-        prove(loaded.receipt, found, model.dtype, loaded.folder)
+        with _remedied(loaded.folder):
+            prove(loaded.receipt, found, model.dtype, loaded.folder)
     return model
 
 
 def refuse_changed(loaded: Loaded) -> None:
     """Raise AdapterError if the adapter's file is not the one that was loaded: reading is all."""
-    if loaded.folder and artifacts.sha256_file(loaded.folder / WEIGHTS) != loaded.sha256:
-        raise AdapterError(
-            f"{loaded.folder / WEIGHTS} was changed while it was in use; only a training may write "
-            f"it; {_retrain(loaded.folder)}"
-        )
+    if loaded.folder and _sha256(loaded.folder) != loaded.sha256:
+        with _remedied(loaded.folder):
+            raise AdapterError(
+                f"{loaded.folder / WEIGHTS} was changed while it was in use; only a training may "
+                "write it"
+            )
 
 
 def prove_saved(manifest_path: str | Path, folder: Path, trained: "Trained") -> dict[str, Any]:
@@ -148,11 +162,12 @@ def prove_saved(manifest_path: str | Path, folder: Path, trained: "Trained") -> 
     Raises: AdapterError where the file gives another model than the one in memory.
     """
     tensors = weights.read(folder / WEIGHTS)
-    sha256 = artifacts.sha256_file(folder / WEIGHTS)
+    sha256 = _sha256(folder)
     stated = {
-        "base_model": artifacts.read_json(manifest_path)["files"],
+        "base_model": models.stated_files(manifest_path),
         "adapter": {
             "sha256": sha256,
+            "config_sha256": artifacts.sha256_file(folder / CONFIG),
             "trainable_parameters": trained.trainable_parameters,
             "tensors": {
                 name: {"shape": list(tensors[name].shape), "norm": norm}
@@ -166,7 +181,7 @@ def prove_saved(manifest_path: str | Path, folder: Path, trained: "Trained") -> 
             "adapter_logprobs": trained.adapter_logprobs,
         },
     }
-    model = _merged(manifest_path, folder, stated)
+    model = _merged(manifest_path, folder, sha256, stated)
     found = mean_logprobs(model, trained.probes)
     return stated | {"probes": stated["probes"] | {"adapter_logprobs": found}}
 
@@ -178,53 +193,71 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         receipt = artifacts.read_json(path)
-        _ = receipt["adapter"]["sha256"], receipt["probes"]["adapter_logprobs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(
-            f"{path} is no receipt of an adapter ({error!r}); {_retrain(folder)}"
-        ) from error
+        hashes = [receipt["adapter"][key] for key in ("sha256", "config_sha256")]
+        hashes += receipt["base_model"].values()
+        rows, stated = receipt["probes"]["rows"], receipt["probes"]["adapter_logprobs"]
+        if not all(isinstance(sha256, str) for sha256 in hashes):
+            raise ValueError("a sha256 is no text")
+        if not (rows and len(rows) == len(stated) and all(map(_is_probe, rows))):
+            raise ValueError("its probes are no labelled rows with a log-probability each")
+        if not all(type(value) is float and math.isfinite(value) for value in stated):
+            raise ValueError("a log-probability is not finite")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise AdapterError(f"{path} is no receipt of an adapter ({_what(error)})") from error
     return receipt
 
 
+def _is_probe(row: Mapping[str, Any]) -> bool:
+    """Tell whether `row` is ids with labels of which one at least is learnt from the ids before."""
+    ids, labels = row["input_ids"], row["labels"]
+    pairs = list(zip(ids, labels, strict=True))
+    are_ids = all(type(i) is int and i >= 0 and label in (IGNORE, i) for i, label in pairs)
+    return are_ids and any(label != IGNORE for _, label in pairs[1:])
+
+
 def _merged(
-    manifest_path: str | Path, folder: Path, receipt: Mapping[str, Any] | None
+    manifest_path: str | Path, folder: Path, sha256: str, receipt: Mapping[str, Any] | None
 ) -> "PreTrainedModel":
     """Load base and adapter from disk, merge them in float32, and prove the result."""
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    config = _plain_lora(folder)
-    base_files = artifacts.read_json(manifest_path)["files"]
-    if receipt and receipt["base_model"] != base_files:
+    config = _plain_lora(folder, receipt)
+    if receipt and receipt["base_model"] != models.stated_files(manifest_path):
         raise AdapterError(
             f"{folder}: this adapter was trained on another base model than the one in "
-            f"{Path(manifest_path).parent}; {_retrain(folder)}"
+            f"{Path(manifest_path).parent}"
         )
     model = models.load_model(models.verified(manifest_path), torch.float32)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    expected = weights.expected_adapter(shapes, config["target_modules"], config["r"])
-    stated = receipt["adapter"]["sha256"] if receipt else None
-    tensors = weights.read(folder / WEIGHTS, expected, stated)
+    try:
+        expected = weights.expected_adapter(_shapes(model), config["target_modules"], config["r"])
+    except AdapterError as error:
+        raise AdapterError(f"{folder / CONFIG}: {error}") from error
+    tensors = weights.read(folder / WEIGHTS, expected, sha256)
     if zero := weights.lora_b_is_zero(tensors):
         raise AdapterError(
             f"{folder / WEIGHTS}: {len(zero)} of {len(tensors) // 2} lora_B tensors are all zero, "
-            f"such as {zero[0]}: the adapter is untrained there; {_retrain(folder)}"
+            f"such as {zero[0]}: the adapter is untrained there"
         )
-    probes = receipt["probes"]["rows"] if receipt else _any_probe(model)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    probes = receipt["probes"]["rows"] if receipt else _any_probe(vocabulary)
+    if max(max(row["input_ids"]) for row in probes) >= vocabulary:
+        raise AdapterError(f"{folder / RECEIPT}: its probes hold tokens that the base model lacks")
     before = mean_logprobs(model, probes)
-    peft_config = LoraConfig(**{key: config[key] for key in ("r", "lora_alpha", "target_modules")})
-    peft_config.use_rslora = config.get("use_rslora", False)
-    peft_config.task_type = "CAUSAL_LM"
-    wrapped = get_peft_model(model, peft_config)
+    used = {key: config[key] for key in sorted(USED & config.keys())}
+    wrapped = get_peft_model(model, LoraConfig(**used, task_type="CAUSAL_LM"))
     set_peft_model_state_dict(wrapped, tensors)
-    merged = wrapped.merge_and_unload(safe_merge=True).eval()
+    try:
+        merged = wrapped.merge_and_unload(safe_merge=True).eval()
+    except ValueError as error:
+        raise AdapterError(f"{folder}: does not merge: {_what(error)}") from error
     after = mean_logprobs(merged, probes)
     if receipt:
         prove(receipt, after, torch.float32, folder)
-    gap = max(abs(a - b) for a, b in zip(after, before, strict=True))
-    if gap <= TOLERANCE[torch.float32]:
+    gap = _largest_gap(after, before)
+    if not gap > TOLERANCE[torch.float32]:
         raise AdapterError(
             f"{folder}: with this adapter the base model answers as it does without "
-            f"(largest difference {gap:.2g} nats a token); {_retrain(folder)}"
+            f"(largest difference {gap:.2g} nats a token)"
         )
     return merged
 
@@ -236,48 +269,101 @@ def prove(
 
     Raises: AdapterError where one differs by more than `TOLERANCE` of its dtype.
     """
-    stated = receipt["probes"]["adapter_logprobs"]
-    worst = max(abs(a - b) for a, b in zip(found, stated, strict=True))
-    if not worst <= TOLERANCE[dtype]:  # also where it is not a number
+    worst = _largest_gap(found, receipt["probes"]["adapter_logprobs"])
+    if not worst <= TOLERANCE[dtype]:
         raise AdapterError(
             f"{place}: the loaded model's log-probabilities are up to {worst:.3g} nats a token off "
             f"its receipt's (at most {TOLERANCE[dtype]} in {str(dtype).removeprefix('torch.')}): "
-            f"this is not the model that was trained; {_retrain(place)}"
+            "this is not the model that was trained"
         )
 
 
-def _plain_lora(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json. Raises AdapterError where it is missing or no plain LoRA."""
+def _largest_gap(found: Sequence[float], stated: Sequence[float]) -> float:
+    """Return the largest difference, NaN where one is not a number: max() would pass over it."""
+    gaps = [abs(a - b) for a, b in zip(found, stated, strict=True)]
+    return math.nan if any(map(math.isnan, gaps)) else max(gaps)
+
+
+def _plain_lora(folder: Path, receipt: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read adapter_config.json. Raises AdapterError where it is not as stated or no plain LoRA."""
+    from peft import LoraConfig
+
     path = folder / CONFIG
     if not path.is_file():
-        raise AdapterError(
-            f"{folder}: {CONFIG} is missing beside the weights; copy the folder whole"
-        )
+        raise AdapterError(f"{path} is missing beside the weights: the folder was not copied whole")
+    if receipt and artifacts.sha256_file(path) != receipt["adapter"]["config_sha256"]:
+        raise AdapterError(f"{path} was changed since the training that wrote it")
     try:
         config = artifacts.read_json(path)
         r, alpha, modules = (config[key] for key in ("r", "lora_alpha", "target_modules"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(
-            f"{path}: not a LoRA config of peft ({error!r}); {_retrain(folder)}"
-        ) from error
-    is_plain = isinstance(r, int) and r > 0 and isinstance(alpha, (int, float)) and modules
-    varied = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform")
-    extra = [key for key in varied if config.get(key)]
-    if config.get("peft_type", "LORA") != "LORA" or not is_plain or extra:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AdapterError(f"{path}: not a LoRA config of peft ({_what(error)})") from error
+    is_plain = (
+        config.get("peft_type", "LORA") == "LORA"
+        and type(r) is int
+        and r > 0
+        and type(alpha) in (int, float)
+        and 0 < alpha <= LARGEST_ALPHA
+        and (isinstance(modules, str) or _is_names(modules))
+        and type(config.get("use_rslora", False)) is bool
+    )
+    usual = LoraConfig().to_dict()
+    extra = sorted(
+        key
+        for key, value in config.items()
+        if value and key not in USED | IDLE and value not in (usual.get(key), *HARMLESS_STARTS)
+    )
+    if extra or not is_plain:
         raise AdapterError(
             f"{path}: only plain LoRA adapters are understood, this one has "
-            f"{', '.join(extra) or 'another type, rank or alpha'}; merge it into its base model "
-            "and name the result as base_model"
+            f"{', '.join(extra)[:200] or 'another type, rank, alpha or modules'}; merge it into "
+            "its base model where it was made, and name the result as base_model"
         )
     return config
 
 
-def _any_probe(model: "PreTrainedModel") -> list[dict[str, Any]]:
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+def _shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
+    """Return each weight's shape by name, matrices as (out, in)."""
+    from transformers.pytorch_utils import Conv1D
+
+    turned = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, Conv1D)}
+    return {
+        name: tuple(weight.T.shape if name in turned else weight.shape)
+        for name, weight in model.named_parameters()
+    }
+
+
+def _any_probe(vocabulary: int) -> list[dict[str, Any]]:
     """Return one row of fixed ids for an adapter that brings no receipt: any text will do."""
-    ids = [1 + i * 7 % (model.config.vocab_size - 1) for i in range(32)]
+    ids = [1 + i * 7 % (vocabulary - 1) for i in range(32)]
     return [{"id": "probe", "input_ids": ids, "labels": ids}]
 
 
-def _retrain(folder: str | Path) -> str:
-    target = Path(folder) / WEIGHTS
-    return f"train it again: snakemake --cores 1 --resources gpu=1 --forcerun {target} {target}"
+def _sha256(folder: Path) -> str:
+    path = folder / WEIGHTS
+    return artifacts.sha256_file(path) if path.is_file() else "missing"
+
+
+def _what(error: Exception) -> str:
+    first = (str(error).strip() or "no details").splitlines()[0]
+    return f"{type(error).__name__}: {first[:200]}"
+
+
+@contextmanager
+def _remedied(folder: Path) -> Iterator[None]:
+    """Add to a refusal how to get a sound adapter; only a training of this workflow has a receipt.
+
+    Somebody else's cannot be trained again here.
+    """
+    try:
+        yield
+    except AdapterError as error:
+        is_ours = (folder / RECEIPT).is_file()
+        remedy = f"to train it again: snakemake --force {folder / WEIGHTS}"
+        raise AdapterError(
+            f"{error}; {remedy if is_ours else 'it has no receipt: get it again from its author'}"
+        ) from error

@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import ModelError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -146,31 +144,9 @@ def remove(files: Iterable[Path]) -> None:
         file.unlink(missing_ok=True)
 
 
-def empty(folder: str | Path) -> Path:
-    """Make `folder` one without files or links; what a link leads to is left alone.
-
-    Before a model is saved: a file written over a link would change the file it leads to, and one
-    that an earlier model left behind would count among the new one's.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry.is_symlink() or entry.is_file():
-            entry.unlink()
-    return folder
-
-
 def link_all(files: Iterable[Path], folder: Path) -> None:
-    """Make `folder` hold links to `files` and nothing else.
-
-    Raises: ModelError if one of them lies in `folder` itself, where it would be lost.
-    """
-    files = list(files)
-    if inside := [file for file in files if file.resolve().parent == folder.resolve()]:
-        raise ModelError(
-            f"{inside[0]} lies in {folder}, which the run fills anew; copy the model to another "
-            "folder and write base_model: path/to/that/folder"
-        )
-    empty(folder)
+    """Make `folder` hold a link to each of `files`, in place of what it held by that name."""
+    folder.mkdir(parents=True, exist_ok=True)
     for file in files:
+        (folder / file.name).unlink(missing_ok=True)
         (folder / file.name).symlink_to(file.resolve())

@@ -36,7 +36,7 @@ def completion(answer: str, reasoning: str | None = None) -> str:
         would be reasoning after the answer.
     """
     tagged = f"{OPEN}{answer}{CLOSE}"
-    if parse(tagged) is None:
+    if parse(tagged) is None or CLOSE in answer:
         raise PromptError(f"{answer!r} is no answer to train on; write a plain decimal")
     if reasoning is None:
         return tagged
@@ -95,9 +95,8 @@ def training_pair(
     """Return the prompt and the completion that `row` is trained with.
 
     Args: row, a question with its answer as a number, or a kept rollout with `reasoning` and its
-        answer as it was written; style, where `answer` trains no reasoning and the others none
-        but `row`'s; recipe, with `prompts` and with `answer_digits`, the significant digits of an
-        answer given as a number.
+        answer as it was written; style, of which `answer` alone trains no reasoning; recipe, with
+        `prompts` and with `answer_digits`, the significant digits of an answer given as a number.
     """
     answer = row["answer"]
     written = answer if isinstance(answer, str) else formatted(answer, recipe["answer_digits"])

@@ -1,8 +1,8 @@
 """Fine-tuning with LoRA: one plain loop over labelled rows, for SFT and RFT alike.
 
 Every step is held against what a healthy step cannot be: a loss that is not finite or exactly zero,
-a gradient that is not finite or exactly zero. Such a step ends the training, and no adapter is
-written.
+a gradient that is missing, not finite or exactly zero. Such a step ends the training, and so does
+an adapter that all steps have left as it was; no adapter is written then.
 """
 
 import math
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from posttrain import adapters
+from posttrain import adapters, weights
 from posttrain.devices import compute_dtype, pick_device
-from posttrain.errors import TrainingError
+from posttrain.errors import MaskError, TrainingError
 from posttrain.likelihood import collate, completion_logprobs, mean_logprobs
 from posttrain.logs import Progress, log
+from posttrain.masking import IGNORE
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -76,21 +77,27 @@ def fit(
 
     Args: model, in float32 on the CPU; rows with id, input_ids and labels; recipe, a training
         section of the config with `seed`; base_folder, named in the adapter's config.
-    Raises: TrainingError where a step cannot be healthy, naming it, its rows and likely causes.
+    Raises: TrainingError where a step cannot be healthy, naming it, its rows and likely causes, or
+        where the training left a part of the adapter as it was; MaskError where rows supervise
+        nothing, before the first step.
     """
     if not rows:
         raise TrainingError(
             "there are no rows to train on; see the statistics in results/tokenized"
         )
+    _refuse_unlabelled(rows, "before the first step")
     device = pick_device()
     dtype = compute_dtype(device)
     seed = recipe["seed"]
     probes = adapters.probes_of(rows)
     base_logprobs = mean_logprobs(model, probes)
     if recipe["gradient_checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()  # else no gradient reaches the adapter
     model.config.use_cache = False
+    if device.type == "cpu":
+        # torch's fused attention has a slow backward pass there: a quarter of a step's time.
+        model.set_attn_implementation("eager")
     peft_model = adapters.attach(model, recipe["lora"], seed).to(device)
     canary = sing(peft_model, rows, recipe["learning_rate"], dtype)
     torch.manual_seed(seed)  # of dropout: the canary must not move it
@@ -107,8 +114,14 @@ def fit(
             history.append(line | {"grad_norm": norm, "learning_rate": rate})
             progress.advance(1, f"loss {loss:.4f}")
     peft_model.eval().to("cpu")
+    tensors = adapters.tensors_of(peft_model)
+    if zero := weights.lora_b_is_zero(tensors):
+        raise TrainingError(
+            f"after {len(plan)} steps {len(zero)} of {len(tensors) // 2} lora_B tensors are still "
+            f"all zero, such as {zero[0]}: the adapter is unchanged there; no adapter is kept"
+        )
     return Trained(
-        tensors=adapters.tensors_of(peft_model),
+        tensors=tensors,
         config=adapters.config_of(peft_model, base_folder),
         history=history,
         probes=probes,
@@ -130,11 +143,12 @@ def train_step(
     """Take one step on `rows` and return its loss (nats a supervised token) and gradient norm.
 
     Raises: TrainingError, naming `place` and the rows, at a loss or gradient no step can have.
-        MaskError if a row supervises nothing.
+        MaskError, naming them too, if rows supervise nothing.
     """
+    _refuse_unlabelled(rows, place)
     device = next(model.parameters()).device
     batch = collate(rows, device)
-    names = ", ".join(str(row["id"]) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
+    names = _names(rows)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         logits = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
@@ -144,15 +158,16 @@ def train_step(
     value = loss.item()
     if not math.isfinite(value) or value == 0.0:
         raise TrainingError(
-            f"{place}: the loss is {value} on rows {names}: labels that supervise nothing, weights "
+            f"{place}: the loss is {abs(value)} on rows {names}: labels that supervise nothing, weights "
             f"that are not finite, or a learning rate too high (now {rate:.2g}); no adapter is kept"
         )
-    loss.backward()
     parameters = _trainable(model)
+    if loss.requires_grad:
+        loss.backward()
     if any(p.grad is None for p in parameters):
         raise TrainingError(
-            f"{place}: no gradient reaches the adapter: gradient checkpointing without input "
-            "gradients, or a frozen adapter; no adapter is kept"
+            f"{place}: on rows {names} no gradient reaches the adapter: gradient checkpointing "
+            "without input gradients, or a part of it that is not connected; no adapter is kept"
         )
     norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT).item()
     if not math.isfinite(norm) or norm == 0.0:
@@ -197,6 +212,19 @@ def sing(
     return {"before": before, "after": after}
 
 
+def _refuse_unlabelled(rows: Sequence[Row], place: str) -> None:
+    """Raise MaskError if rows have no label that is predicted from the ids before it."""
+    if empty := [row for row in rows if all(label == IGNORE for label in row["labels"][1:])]:
+        raise MaskError(
+            f"{place}: {len(empty)} of {len(rows)} rows have no supervised token, so nothing to "
+            f"learn from: {_names(empty)}; no adapter is kept"
+        )
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return ", ".join(str(row["id"]) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
+
+
 def _mean(model: "PeftModel", rows: Sequence[Row], dtype: torch.dtype) -> float:
     device = next(model.parameters()).device
     model.eval()
@@ -206,7 +234,10 @@ def _mean(model: "PeftModel", rows: Sequence[Row], dtype: torch.dtype) -> float:
 
 
 def _trainable(model: "PeftModel") -> list[torch.nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise TrainingError("the adapter is frozen: no parameter of it takes a gradient")
+    return parameters
 
 
 def _optimiser(model: "PeftModel", rate: float) -> torch.optim.Optimizer:

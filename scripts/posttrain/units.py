@@ -172,8 +172,8 @@ def held_out(seed: int, share: float) -> frozenset[tuple[str, str]]:
     facts: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for ratio, n in product(ratios().values(), QUANTITIES):
         fact = product_key(ratio, n) if ratio >= 1 else product_key(1 / ratio, ratio * n)
-        if "1" not in fact:
-            facts[fact] |= {fact, product_key(ratio, n)}
+        if n > 1 and "1" not in fact:
+            facts[fact].add(product_key(ratio, n))
     ordered = sorted(facts)
     random.Random(f"held out {seed}").shuffle(ordered)
     chosen = ordered[: round(share * len(ordered))]

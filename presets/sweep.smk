@@ -1,0 +1,56 @@
+# More runs beside the first one, each the whole workflow with some settings changed:
+#
+#   snakemake --snakefile presets/sweep.smk
+#
+# Start it from the workflow's folder; a copy in this folder may hold runs of your own. What a run
+# makes stands under results/sweeps/<run>/, and so with its logs and benchmarks. The base model is
+# made once, for all these runs and for the first.
+from copy import deepcopy
+
+from snakemake.utils import update_config
+
+
+include: "../Snakefile"
+
+
+# run -> what it changes of config.yaml, or of what --configfile has laid over it
+RUNS = {
+    "seed1": {"seed": 1},
+    "rank8": {"sft": {"lora": {"r": 8}}, "rft": {"lora": {"r": 8}}},
+}
+
+
+def of_base_model(chosen):
+    """Return the settings that the base model is made from."""
+    data = chosen["data"]
+    return chosen["base_model"], chosen["embedded"], data["held_out"], data["held_out_seed"]
+
+
+for run, changes in RUNS.items():
+    chosen = deepcopy(config)
+    update_config(chosen, changes)
+    if of_base_model(chosen) != of_base_model(config):
+        sys.exit(f"{run}: all runs share one base model; change it in config.yaml, for all")
+    prefix = f"{run}_"
+
+    module:
+        name: run
+        snakefile:
+            "../Snakefile"
+        config:
+            chosen
+        replace_prefix:
+            {f"{kind}/": f"{kind}/sweeps/{run}/" for kind in ("results", "logs", "benchmarks")}
+
+    use rule * from run exclude base_model as prefix*
+
+
+rule sweep:
+    default_target: True
+    input:
+        expand("results/sweeps/{run}/{file}", run=RUNS, file=("summary.csv", "passed.csv")),
+
+
+onsuccess:
+    for run in RUNS:
+        show_summary(f"results/sweeps/{run}/summary.csv")

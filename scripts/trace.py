@@ -1,0 +1,51 @@
+"""Trace a file: all that made it as a tree of sha256, and whether the disk still agrees.
+
+    python scripts/trace.py results/rft_eval.csv                         # the tree of a figure
+    python scripts/trace.py results/rft/adapter_model.safetensors        # of an adapter
+    python scripts/trace.py results/rft_data/round1.jsonl train-0007-03  # what one row trained
+
+Run it in the folder of the run. It ends with status 1 if a file is missing or not as its receipt
+states, and names it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+from posttrain import ancestry
+from posttrain.errors import PosttrainError
+
+SCHEMA = Path(__file__).parent.parent / "schemas" / "receipt.schema.yaml"
+
+
+def main() -> None:
+    """Print the tree of a file or of a row, coloured where it is a terminal that reads it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="an output of the workflow, such as results/rft_eval.csv")
+    parser.add_argument("row", nargs="?", help="the id of a row, if the file is a .jsonl")
+    asked = parser.parse_args()
+    path = os.path.relpath(asked.file)
+    try:
+        stages = ancestry.read_stages(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+        check = ancestry.checker()
+        if asked.row:
+            tree = ancestry.row_tree(stages, path, asked.row, check)
+        else:
+            tree = ancestry.tree(stages, path, check)
+    except PosttrainError as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(ancestry.drawn(tree, sys.stdout.isatty())))
+    if faults := ancestry.faults(tree):
+        sys.exit("error: not as the receipts state: " + ", ".join(faults))
+    print("every file is as the receipts state")
+    if asked.row and not tree.children:
+        print(f"no adapter was trained on {asked.row}")
+
+
+if __name__ == "__main__":
+    main()

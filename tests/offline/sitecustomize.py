@@ -1,0 +1,36 @@
+"""Python imports this at start where its folder is on PYTHONPATH: no way out of the machine.
+
+Each attempt to reach another host is refused and written to the file that CONNECTIONS_TRIED names.
+Sockets between processes of this machine (AF_UNIX) stay as they are.
+"""
+
+import os
+import socket
+
+REMOTE = {socket.AF_INET, socket.AF_INET6}
+
+
+def _refuse(what: str) -> None:
+    with open(os.environ["CONNECTIONS_TRIED"], "a", encoding="utf-8") as file:
+        file.write(f"{what}\n")
+    raise OSError(f"offline: {what}")
+
+
+class _Socket(socket.socket):
+    def connect(self, address):
+        if self.family in REMOTE:
+            _refuse(f"connect {address}")
+        return super().connect(address)
+
+    def connect_ex(self, address):
+        if self.family in REMOTE:
+            _refuse(f"connect {address}")
+        return super().connect_ex(address)
+
+
+def _getaddrinfo(host, *args, **kwargs):
+    _refuse(f"look up {host}")
+
+
+socket.socket = _Socket
+socket.getaddrinfo = _getaddrinfo
