@@ -9,6 +9,7 @@ if config["convert"]:
         output:
             config="results/converted/{name}/adapter_config.json",
             weights=ensure("results/converted/{name}/adapter_model.safetensors", non_empty=True),
+            receipt="results/converted/{name}_receipt.json",
         log:
             "logs/convert_{name}.log",
         wildcard_constraints:

@@ -390,7 +390,7 @@ def test_receipts_of_a_real_training_and_evaluation_fit_the_schema(tmp_path):
 
 
 def trace(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HOME / "scripts/trace.py"), *args]
+    command = [sys.executable, str(HOME / "scripts/show_lineage.py"), *args]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
 
 

@@ -1,0 +1,322 @@
+"""Verdicts, figures and what is kept: from a completion to a row of results or of training data."""
+
+import random
+from collections import Counter
+from itertools import combinations_with_replacement
+
+import pytest
+import torch
+from models_for_tests import llama, parrot
+from tokenizers_for_tests import build
+
+from posttrain import answers, evaluation, rollouts, scoring, selection
+from posttrain.errors import ScoringError
+from posttrain.sampling import Completion
+from posttrain.statistics import mcnemar, wilson
+
+TOLERANCES = {"relative_tolerance": 0.05, "absolute_tolerance": 1e-9}
+PROMPTS = {
+    "system": None,
+    "answer": "Question: {question}\nAnswer:",
+    "reasoning": "Question: {question}\nReasoning:",
+    "examples": [],
+}
+RECIPE = {
+    **TOLERANCES,
+    "seed": 0,
+    "round": 1,
+    "prompts": PROMPTS,
+    "answer_digits": 4,
+    "max_new_tokens": 16,
+    "batch_size": 16,
+    "temperature": 1.0,
+    "samples_per_question": 5,
+    "samples_when_sft_is_right": 2,
+    "questions_per_chunk": 4,
+}
+QUESTIONS = [
+    {"id": f"train-{n:04d}", "question": f"How many g in {n} kg?", "answer": 1000.0 * n}
+    for n in range(1, 11)
+]
+
+
+def judged(text, gold=6000.0, finish="answer"):
+    return scoring.judge(Completion(text, 9, finish), gold, TOLERANCES)["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "verdict"),
+    [
+        ("6 * 1000 = 6000. <answer>6000</answer>", "answer", "correct"),
+        ("<answer>6299</answer>", "answer", "correct"),
+        ("<answer>6301</answer>", "answer", "wrong"),
+        ("<answer>-6000</answer>", "answer", "wrong"),
+        ("<answer>6,000</answer>", "answer", "unparseable"),
+        ("<answer>6000 g</answer>", "answer", "unparseable"),
+        ("<answer>nan</answer>", "answer", "unparseable"),
+        ("6000", "stop", "unparseable"),
+        ("", "stop", "unparseable"),
+        ("6 * 1000 = 6000. <answer>6000", "length", "truncated"),
+        ("6 * 1000 = 6000. <answer>6000</answer", "length", "truncated"),
+    ],
+)
+def test_a_completion_has_one_verdict(text, finish, verdict):
+    assert judged(text, finish=finish) == verdict
+    assert verdict in scoring.VERDICTS
+
+
+@pytest.mark.parametrize(
+    ("text", "trace", "steps"),
+    [
+        ("1 kg = 1000 gram. 6 * 1000 = 6000. <answer>6000</answer>", "right", 2),
+        ("1 kg = 100 gram. 6 * 1000 = 6000. <answer>6000</answer>", "wrong", 2),
+        ("6 % 1000 = 6000. <answer>6000</answer>", "unreadable", 1),
+        ("1 kg = 100 gram. 6 % 1000 = 6000. <answer>6000</answer>", "wrong", 2),
+        ("It is six thousand. <answer>6000</answer>", "none", 0),
+        ("<answer>6000</answer>", "none", 0),
+        ("", "none", 0),
+    ],
+)
+def test_a_trace_is_worth_its_worst_equation(text, trace, steps):
+    found = scoring.judge_trace(text)
+    assert found["trace"] == trace
+    assert len(found["path"]) == steps
+
+
+def test_figures_have_the_stated_columns_and_add_up():
+    assert scoring.COLUMNS == tuple(
+        "model adapter_sha256 questions answered correct accuracy accuracy_low accuracy_high "
+        "answer_rate unparseable truncated".split()
+    )
+    for n in range(1, 6):
+        for verdicts in combinations_with_replacement(scoring.VERDICTS, n):
+            row = scoring.summarised("sft", "ab12", verdicts)
+            assert tuple(row) == scoring.COLUMNS
+            assert row["questions"] == n
+            assert row["answered"] + row["unparseable"] + row["truncated"] == n
+            assert row["answered"] == verdicts.count("correct") + verdicts.count("wrong")
+            assert row["accuracy"] == round(verdicts.count("correct") / n, 6)
+            assert row["answer_rate"] == round(row["answered"] / n, 6)
+            assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_intervals_are_wilsons(hits, trials, low, high):
+    """Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3."""
+    assert wilson(hits, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_an_interval_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="n"):
+        wilson(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [(0, 0, 1.0), (5, 5, 1.0), (6, 0, 2 / 2**6), (9, 1, 2 * 11 / 2**10), (1, 9, 2 * 11 / 2**10)],
+)
+def test_mcnemar_is_exact(gained, lost, p):
+    """Two-sided: twice the binomial tail, counted by hand; questions that agree count for none."""
+    ours = [True] * gained + [False] * lost + [True, False] * 50
+    theirs = [False] * gained + [True] * lost + [True, False] * 50
+    assert mcnemar(ours, theirs) == (gained, lost, pytest.approx(p, rel=1e-12))
+    with pytest.raises(ValueError, match="zip"):
+        mcnemar([True], [])
+
+
+class Unasked(torch.nn.Module):
+    """A model that must not be run."""
+
+    def forward(self, *args, **kwargs):
+        raise AssertionError("the model was asked before the verifier was tested")
+
+
+@pytest.mark.parametrize("fault", ["0.0 for unparseable", "any number", "raises"])
+def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkeypatch):
+    """A known failure: what reads the unreadable as 0.0 finds every gold of 0 answered."""
+    real = answers.parse
+
+    def faulty(text):
+        if fault == "raises":
+            return 1 / 0
+        value = real(text)
+        if value is None and fault == "any number":
+            digits = "".join(char for char in text if char.isdecimal())
+            return float(digits) if digits else None
+        return value or 0.0
+
+    monkeypatch.setattr(answers, "parse", faulty)
+    if fault != "raises":
+        assert judged("no answer at all: 0", gold=0.0) == "correct", "no fault to be seen"
+    tokenizer = build("byte_level").tokenizer
+    with pytest.raises(ScoringError, match="the verifier"):
+        evaluation.predictions(Unasked(), tokenizer, QUESTIONS, "answer", RECIPE)
+    with pytest.raises(ScoringError, match="the verifier"):
+        rollouts.sample(Unasked(), Unasked(), tokenizer, QUESTIONS, RECIPE)
+
+
+def test_gold_that_its_digits_make_wrong_is_refused():
+    with pytest.raises(ScoringError, match=r"sft\.answer_digits or evaluate\.relative_tolerance"):
+        scoring.self_test([1234.5], 2, TOLERANCES | {"relative_tolerance": 0.001})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build("byte_level").tokenizer
+
+
+@pytest.fixture(scope="module")
+def six(tokenizer):
+    """A model that answers 6 to everything: right for one question of ten."""
+    ids = tokenizer(" <answer>6</answer>")["input_ids"]
+    return parrot(len(tokenizer), tokenizer.eos_token_id, ids)
+
+
+def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
+    asked = [question | {"answer": question["answer"] / 1000} for question in QUESTIONS]
+    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    counts = Counter(row["question_id"] for row in found)
+    assert counts == {q["id"]: 2 if q["answer"] == 6 else 5 for q in asked}
+    verdicts = {row["question_id"]: row["sft_verdict"] for row in found}
+    assert verdicts == {q["id"]: "correct" if q["answer"] == 6 else "wrong" for q in asked}
+    assert [row["sample"] for row in found[:5]] == [0, 1, 2, 3, 4]
+    assert {row["sft_parsed"] for row in found} == {6.0}
+    assert all(row["verdict"] in scoring.VERDICTS for row in found)
+    assert all(row["tokens"] <= 16 for row in found)
+
+
+def test_a_chunk_is_the_same_whatever_was_sampled_before_it(tokenizer):
+    """Chunks may be made in any order, or again: nothing crosses them."""
+    sampler = llama(len(tokenizer))
+    whole = rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE)
+    parts = rollouts.chunks(QUESTIONS, 4)
+    assert [len(part) for part in parts] == [4, 4, 2]
+    for chunk in (2, 0, 1):
+        again = rollouts.sample_chunk(sampler, sampler, tokenizer, parts[chunk], chunk, RECIPE)
+        assert again == [row for row in whole if row["chunk"] == chunk]
+        assert {row["seed"] for row in again} == {rollouts.chunk_seed(0, 1, chunk)}
+    seeds = {rollouts.chunk_seed(s, r, c) for s in range(5) for r in (1, 2) for c in range(100)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="answer"):
+    """Return a rollout judged as the sampling rule judges it."""
+    text = f"{reasoning} <answer>{answer}</answer>" if finish == "answer" else reasoning
+    return {
+        "question_id": question,
+        "question": "How many g in 6 kg?",
+        "sample": sample,
+        "completion": text,
+        **scoring.judge(Completion(text, 9, finish), gold, TOLERANCES),
+        **scoring.judge_trace(text),
+    }
+
+
+DIRECT = "1 kg = 1000 g. 6 * 1000 = 6000."
+OTHERS = ("6 * 1000 = 6000.", "1000 * 6 = 6000.", "6000 / 6 = 1000.", "3 * 2000 = 6000.")
+
+
+def test_a_path_is_kept_once_and_the_first_of_its_kind():
+    alike = [DIRECT, "Well, 1 kg = 1,000 gram; so 6*1000 = 6000", OTHERS[0], DIRECT]
+    sampled = [rollout("train-0001", n, text) for n, text in enumerate(alike)]
+    kept = selection.select(sampled, keep_per_question=9)
+    assert [row["id"] for row in kept] == ["train-0001-00", "train-0001-02"]
+    assert kept[0] == {
+        "id": "train-0001-00",
+        "question_id": "train-0001",
+        "question": "How many g in 6 kg?",
+        "answer": "6000",
+        "reasoning": DIRECT,
+    }
+
+
+def test_no_question_keeps_more_than_its_share():
+    sampled = [
+        rollout(question, n, text)
+        for question in ("train-0001", "train-0002")
+        for n, text in enumerate(OTHERS)
+    ]
+    random.Random(0).shuffle(sampled)
+    assert len(selection.select(sampled, 9)) == 8
+    kept = selection.select(sampled, 3)
+    assert Counter(row["question_id"] for row in kept) == {"train-0001": 3, "train-0002": 3}
+
+
+UNSOUND = [
+    rollout("train-0001", 0, "1 kg = 100 g. 6 * 1000 = 6000."),  # a right answer, a wrong factor
+    rollout("train-0001", 1, DIRECT, answer="7000"),
+    rollout("train-0001", 2, "6 % 1000 = 6000."),
+    rollout("train-0001", 3, "It is known."),
+    rollout("train-0001", 4, DIRECT + " <answer>6000", finish="length"),
+    rollout("train-0001", 5, DIRECT, answer="6000 g"),
+]
+
+
+def test_only_right_answers_by_right_steps_are_kept():
+    sound = rollout("train-0001", 6, DIRECT)
+    assert [row["id"] for row in selection.select([*UNSOUND, sound], 9)] == ["train-0001-06"]
+    assert [selection.is_sound(one) for one in UNSOUND] == [False] * 6
+    # The answer alone would have let three through that reason wrongly, unreadably or not at all.
+    assert sum(one["verdict"] == "correct" for one in UNSOUND) == 3
+
+
+def test_nothing_to_keep_is_an_error_that_says_what_was_seen():
+    with pytest.raises(ScoringError) as caught:
+        selection.select(UNSOUND, 4)
+    said = str(caught.value)
+    assert said.startswith("none of 6 samples can be trained on (")
+    for seen in ("1 correct with wrong equations", "1 truncated with right equations"):
+        assert seen in said
+    assert "1 kg = 100 g. 6 * 1000 = 6000. <answer>6000</answer>" in said
+    assert "rollouts.max_new_tokens" in said
+    assert "\n" not in said
+
+
+def test_what_sampling_brought_adds_up():
+    sampled = [*UNSOUND, rollout("train-0002", 0, DIRECT), rollout("train-0002", 1, DIRECT)]
+    kept = selection.select(sampled, 4)
+    gained = selection.yields(sampled, kept)
+    assert gained == {
+        "questions": 2,
+        "solved": 1,
+        "share_solved": 0.5,
+        "samples": 8,
+        "correct": 5,
+        "wrong": 1,
+        "unparseable": 1,
+        "truncated": 1,
+        "correct_with_right_equations": 2,
+        "correct_with_wrong_equations": 1,
+        "correct_with_unreadable_equations": 1,
+        "correct_with_no_equation": 1,
+        "kept": 1,
+    }
+    assert sum(gained[verdict] for verdict in scoring.VERDICTS) == gained["samples"]
+    assert sum(n for key, n in gained.items() if key.startswith("correct_")) == gained["correct"]
+
+
+def test_predictions_say_what_was_asked_written_and_made_of_it(tokenizer, six):
+    asked = [question | {"answer": question["answer"] / 1000} for question in QUESTIONS]
+    lines = evaluation.predictions(six, tokenizer, asked, "answer", RECIPE)
+    assert [line["id"] for line in lines] == [question["id"] for question in asked]
+    assert lines[5] == {
+        "id": "train-0006",
+        "question": "How many g in 6 kg?",
+        "prompt": "Question: How many g in 6 kg?\nAnswer:",
+        "completion": " <answer>6</answer>",
+        "parsed": 6.0,
+        "gold": 6.0,
+        "verdict": "correct",
+        "tokens": len(tokenizer(" <answer>6</answer>")["input_ids"]),
+        "finish": "answer",
+    }
+    assert [line["verdict"] for line in lines].count("wrong") == 9
