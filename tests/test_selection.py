@@ -84,9 +84,9 @@ def test_a_trace_is_worth_its_worst_equation(text, trace, steps):
 
 
 def test_figures_have_the_stated_columns_and_add_up():
-    assert scoring.COLUMNS == tuple(
-        "model adapter_sha256 questions answered correct accuracy accuracy_low accuracy_high "
-        "answer_rate unparseable truncated".split()
+    assert ", ".join(scoring.COLUMNS) == (
+        "model, adapter_sha256, questions, answered, correct, accuracy, accuracy_low, "
+        "accuracy_high, answer_rate, unparseable, truncated"
     )
     for n in range(1, 6):
         for verdicts in combinations_with_replacement(scoring.VERDICTS, n):

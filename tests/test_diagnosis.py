@@ -1,0 +1,170 @@
+"""Why a model is under its bar: each of five causes, told from predictions and receipts."""
+
+import pytest
+
+from posttrain import artifacts, diagnosis, scoring
+from posttrain.errors import ScoringError
+
+PROMPT = "Question: How many g in 6 kg?\nAnswer:"
+WRITTEN = {
+    "correct": " <answer>6000</answer>",
+    "wrong": " <answer>600</answer>",
+    "unparseable": " It is 6,000 g.",
+    "truncated": " Let us think about 6 kg",
+}
+REQUIRE = {"accuracy": 0.4, "answer_rate": 0.9}
+
+
+def predictions(tag="", **counts):
+    """Return a hundred predictions or so; `tag` makes the completions unlike another model's."""
+    return [
+        {"prompt": PROMPT, "completion": WRITTEN[verdict] + tag, "verdict": verdict}
+        for verdict, count in counts.items()
+        for _ in range(count)
+    ]
+
+
+def receipt(adapter="ab12", asked_as_trained=True, style="answer"):
+    return {
+        "adapter": adapter,
+        "asked_as_trained": asked_as_trained,
+        "settings": {"style": style},
+    }
+
+
+BASE = predictions(wrong=30, unparseable=70, tag=" base")
+
+
+def verdict_on(lines, require=REQUIRE, told=None, base=BASE):
+    """Return the verdict on `sft`, whose base model said `base`, as the rule reaches it."""
+    rows = [
+        {key: str(value) for key, value in scoring.summarised(name, "ab12", said).items()}
+        for name, said in (
+            ("base", [line["verdict"] for line in base]),
+            ("sft", [line["verdict"] for line in lines]),
+        )
+    ]
+    receipts = [receipt(adapter="none", asked_as_trained=None), told or receipt()]
+    found = diagnosis.verdicts(rows, [base, lines], receipts, {"sft": require})
+    assert [tuple(row) for row in found] == [diagnosis.COLUMNS] * 2
+    assert found[0]["passed"] == "yes", "a model without a bar passes"
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("looks_like", "evidence", "lines", "told"),
+    [
+        (
+            "untrained or wrong adapter",
+            "100 of 100 completions are the base model's own",
+            BASE,
+            receipt(),
+        ),
+        (
+            "untrained or wrong adapter",
+            "96 of 100 completions are the base model's own",
+            BASE[:96] + predictions(correct=4),
+            receipt(asked_as_trained=None),
+        ),
+        (
+            "prompt differs between training and inference",
+            f"asked {PROMPT!r}, which is not how its training rows begin",
+            predictions(wrong=40, unparseable=60),
+            receipt(asked_as_trained=False),
+        ),
+        (
+            "answers cut off",
+            "51 completions reached evaluate.max_new_tokens before an answer",
+            predictions(correct=20, wrong=25, unparseable=4, truncated=51),
+            receipt(),
+        ),
+        (
+            "format not learnt",
+            "51 completions hold no readable answer, as ' It is 6,000 g.'",
+            predictions(correct=20, wrong=25, unparseable=51, truncated=4),
+            receipt(),
+        ),
+        (
+            "simply weak",
+            "65 of 100 answers are readable and wrong",
+            predictions(correct=30, wrong=65, unparseable=3, truncated=2),
+            receipt(),
+        ),
+    ],
+)
+def test_each_cause_is_told_from_its_evidence(looks_like, evidence, lines, told):
+    row = verdict_on(lines, told=told)
+    assert (row["passed"], row["looks_like"]) == ("no", looks_like)
+    assert row["evidence"] == evidence
+
+
+@pytest.mark.parametrize("silence", ["unparseable", "truncated"])
+def test_a_missed_answer_rate_is_put_down_to_missing_answers(silence):
+    """Fewer than its wrong answers, and still what fails it."""
+    row = verdict_on(predictions(correct=65, wrong=20, **{silence: 15}))
+    cause = {"unparseable": "format not learnt", "truncated": "answers cut off"}
+    assert (row["passed"], row["looks_like"]) == ("no", cause[silence])
+    row = verdict_on(predictions(correct=30, wrong=60, **{silence: 10}))
+    assert row["looks_like"] == "simply weak", "the rate is met"
+
+
+def test_a_model_that_reaches_its_bar_needs_no_cause():
+    lines = predictions(correct=40, wrong=50, unparseable=4, truncated=6)
+    assert verdict_on(lines) == {
+        "model": "sft",
+        "passed": "yes",
+        "accuracy": 0.4,
+        "required_accuracy": 0.4,
+        "answer_rate": 0.9,
+        "required_answer_rate": 0.9,
+        "wrong": 50,
+        "unparseable": 4,
+        "truncated": 6,
+        "looks_like": "",
+        "evidence": "",
+    }
+    assert verdict_on(lines, require={"accuracy": 0.41})["passed"] == "no"
+    assert verdict_on(lines, require={"answer_rate": 0.91})["passed"] == "no"
+    assert verdict_on(lines, require={"accuracy": 0.0})["passed"] == "yes"
+
+
+def test_a_weak_base_model_is_not_called_an_untrained_adapter():
+    rows = [{"model": "base", "accuracy": "0.0", "answer_rate": "0.3"}]
+    [row] = diagnosis.verdicts(
+        rows, [BASE], [receipt(adapter="none", asked_as_trained=None)], {"base": REQUIRE}
+    )
+    assert row["looks_like"] == "format not learnt"
+
+
+def test_an_adapter_is_held_against_the_base_model_asked_alike():
+    """A reasoning adapter against `cot`, never against the bare answers of `base`."""
+    own = predictions(wrong=100, tag=" reasoned")
+    names = ("base", "cot", "rft")
+    rows = [{"model": name, "accuracy": "0.0", "answer_rate": "1.0"} for name in names]
+    receipts = [receipt("none", None), receipt("none", None, "worked"), receipt(style="reasoning")]
+    for said, looks_like in (([own, BASE, own], "simply weak"), ([BASE, own, own], "untrained or")):
+        found = diagnosis.verdicts(rows, said, receipts, {"rft": REQUIRE})
+        assert found[2]["looks_like"].startswith(looks_like)
+
+
+def test_the_gate_names_every_model_under_its_bar(tmp_path):
+    """Through the file that stands between the two rules."""
+    good = verdict_on(predictions(correct=90, wrong=10))
+    bad = verdict_on(predictions(correct=20, wrong=25, unparseable=4, truncated=51))
+    other = verdict_on(predictions(correct=30, wrong=70)) | {"model": "rft"}
+    path = tmp_path / "verdicts.csv"
+
+    artifacts.write_csv(path, [good], diagnosis.COLUMNS)
+    assert diagnosis.refuse_failed(artifacts.read_csv(path)) is None
+
+    artifacts.write_csv(path, [good, bad, other], diagnosis.COLUMNS)
+    with pytest.raises(ScoringError) as caught:
+        diagnosis.refuse_failed(artifacts.read_csv(path))
+    assert str(caught.value).splitlines() == [
+        "sft is under its bar: accuracy 0.2 (at least 0.4), answer_rate 0.45 (at least 0.9); it "
+        "looks like: answers cut off, 51 completions reached evaluate.max_new_tokens before an "
+        "answer",
+        "rft is under its bar: accuracy 0.3 (at least 0.4), answer_rate 1.0 (at least 0.9); it "
+        "looks like: simply weak, 70 of 100 answers are readable and wrong",
+        "all results are written; bars stand in the config under evaluate.require",
+    ]
