@@ -1,8 +1,8 @@
 """Trace a file: all that made it as a tree of sha256, and whether the disk still agrees.
 
-    python scripts/show_lineage.py results/rft_eval.csv                         # the tree of a figure
-    python scripts/show_lineage.py results/rft/adapter_model.safetensors        # of an adapter
-    python scripts/show_lineage.py results/rft_data/round1.jsonl train-0007-03  # what one row trained
+    python scripts/show_lineage.py results/rft_eval.csv                  # of a figure
+    python scripts/show_lineage.py results/rft/adapter_model.safetensors # of an adapter
+    python scripts/show_lineage.py results/rft_data/round1.jsonl train-0007-03  # one row
 
 Run it in the folder of the run. It ends with status 1 if a file is missing or not as its receipt
 states, and names it.

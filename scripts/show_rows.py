@@ -1,6 +1,6 @@
 """Show tokenized rows: what is masked, what is learnt, what stops.
 
-    python scripts/show_rows.py results/tokenized/sft.jsonl --rows 3
+python scripts/show_rows.py results/tokenized/sft.jsonl --rows 3
 """
 
 import argparse
@@ -25,7 +25,11 @@ def main() -> None:
         sys.exit(f"error: {error}")
     for row in rows:
         print(f"{row['id']}:")
-        print(masking.view(tokenizer, masking.Row(row["input_ids"], row["labels"]), sys.stdout.isatty()))
+        print(
+            masking.view(
+                tokenizer, masking.Row(row["input_ids"], row["labels"]), sys.stdout.isatty()
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 FULL = torch.float32
 
 
-def fit(rows=None, model=None, **changes) -> training.Trained:
+def fit(rows=None, model=None, **changes) -> adapters.Trained:
     """Train the tiny model, with `changes` to the recipe."""
     rows = labelled_rows() if rows is None else rows
     return training.fit(model or tiny_model(), rows, RECIPE | changes, "resources/base_model")
@@ -127,7 +127,7 @@ def test_a_first_step_is_adamw_on_transformers_loss_with_the_gradient_cut_to_1(w
 
 
 @pytest.fixture(scope="module")
-def trained() -> training.Trained:
+def trained() -> adapters.Trained:
     return fit()
 
 

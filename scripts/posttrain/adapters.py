@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from posttrain.training import Trained
-
 WEIGHTS, CONFIG, RECEIPT = "adapter_model.safetensors", "adapter_config.json", "receipt.json"
 PROBES = 8
 # Nats per supervised token by which a loaded model may differ from its receipt. Float32 differs in
@@ -54,6 +52,20 @@ class Loaded:
     def label(self) -> str:
         """Return the adapter's sha256, marked where no receipt vouches for it."""
         return f"unproven:{self.sha256}" if self.folder and not self.receipt else self.sha256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives: the adapter, the curve, and the figures that vouch for both."""
+
+    tensors: dict[str, "Tensor"]
+    config: dict[str, Any]
+    history: list[dict[str, float]]
+    probes: list[dict[str, Any]]
+    base_logprobs: list[float]
+    adapter_logprobs: list[float]
+    canary: dict[str, float]
+    trainable_parameters: int
 
 
 def attach(model: "PreTrainedModel", lora: Mapping[str, Any], seed: int) -> "PeftModel":
@@ -154,7 +166,7 @@ def refuse_changed(loaded: Loaded) -> None:
             )
 
 
-def prove_saved(manifest_path: str | Path, folder: Path, trained: "Trained") -> dict[str, Any]:
+def prove_saved(manifest_path: str | Path, folder: Path, trained: Trained) -> dict[str, Any]:
     """Return what a receipt says of the adapter just written to `folder`, read back from there.
 
     The probes' log-probabilities are those of the model as anybody will load it, and must be those

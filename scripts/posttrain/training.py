@@ -8,11 +8,9 @@ an adapter that all steps have left as it was; no adapter is written then.
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from posttrain import adapters, weights
 from posttrain.devices import compute_dtype, pick_device
@@ -30,20 +28,6 @@ Row = Mapping[str, Any]
 BETAS, EPSILON, LARGEST_GRADIENT = (0.9, 0.999), 1e-8, 1.0
 CANARY_STEPS = 5
 HISTORY = ("step", "epoch", "loss", "grad_norm", "learning_rate")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training gives: the adapter, the curve, and the figures that vouch for both."""
-
-    tensors: dict[str, Tensor]
-    config: dict[str, Any]
-    history: list[dict[str, float]]
-    probes: list[dict[str, Any]]
-    base_logprobs: list[float]
-    adapter_logprobs: list[float]
-    canary: dict[str, float]
-    trainable_parameters: int
 
 
 def learning_rate(step: int, steps: int, highest: float) -> float:
@@ -69,7 +53,7 @@ def batches(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[f
 
 def fit(
     model: "PreTrainedModel", rows: Sequence[Row], recipe: Mapping[str, Any], base_folder: str
-) -> Trained:
+) -> adapters.Trained:
     """Train a fresh LoRA adapter on `model`, which is changed in place and used up.
 
     Weights stay in float32 and are multiplied in the machine's dtype: a base rounded to bfloat16
@@ -120,7 +104,7 @@ def fit(
             f"after {len(plan)} steps {len(zero)} of {len(tensors) // 2} lora_B tensors are still "
             f"all zero, such as {zero[0]}: the adapter is unchanged there; no adapter is kept"
         )
-    return Trained(
+    return adapters.Trained(
         tensors=tensors,
         config=adapters.config_of(peft_model, base_folder),
         history=history,
@@ -158,8 +142,9 @@ def train_step(
     value = loss.item()
     if not math.isfinite(value) or value == 0.0:
         raise TrainingError(
-            f"{place}: the loss is {abs(value)} on rows {names}: labels that supervise nothing, weights "
-            f"that are not finite, or a learning rate too high (now {rate:.2g}); no adapter is kept"
+            f"{place}: the loss is {abs(value)} on rows {names}: labels that supervise nothing, "
+            f"weights that are not finite, or a learning rate too high (now {rate:.2g}); "
+            "no adapter is kept"
         )
     parameters = _trainable(model)
     if loss.requires_grad:
