@@ -22,6 +22,10 @@ rule all:
     input:
         "results/summary.csv",
         "results/passed.csv",
+        # By name, or a deleted one would go unmissed while what was made from it is there.
+        expand("results/{stage}/adapter_model.safetensors", stage=("sft", "rft")),
+        expand("results/{model}_eval.csv", model=MODELS),
+        expand("results/{model}_predictions.jsonl", model=MODELS),
 
 
 onsuccess:

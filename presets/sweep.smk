@@ -48,7 +48,7 @@ for run, changes in RUNS.items():
 rule sweep:
     default_target: True
     input:
-        expand("results/sweeps/{run}/{file}", run=RUNS, file=("summary.csv", "passed.csv")),
+        [getattr(rules, f"{run}_all").input for run in RUNS],
 
 
 onsuccess:

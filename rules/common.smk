@@ -30,7 +30,7 @@ def checked(check, *args):
 
 
 def settings_of(**keys) -> dict:
-    """Return what a rule reads from the config as one param: name -> value of a dotted key.
+    """Return what a stage reads from the config as one param: name -> value of a dotted key.
 
     One, because Snakemake compares params as a set: two that swap values would go unnoticed. And
     canonical, so that neither the order of keys nor 1 for 1.0 reruns anything.

@@ -43,13 +43,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sound(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained adapter with its receipt; no test may change it."""
-    return save_trained(base, tmp_path_factory.mktemp("adapter") / "sft")
+    return save_trained(base, tmp_path_factory.mktemp("adapter") / "results" / "sft")
 
 
 @pytest.fixture
 def folder(sound: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may damage."""
-    return Path(shutil.copytree(sound, tmp_path / "sft"))
+    return Path(shutil.copytree(sound, tmp_path / "results" / "sft"))
 
 
 def refusal(call: Callable[[], object], kind: type[PosttrainError] = AdapterError) -> str:
@@ -220,7 +220,7 @@ def test_a_model_with_turned_weights_is_trained_and_loaded_alike(tmp_path):
     models.save(GPT2LMHeadModel(config), tokenizer(), tmp_path / "base")
     manifest = tmp_path / "base" / models.MANIFEST
     artifacts.write_json(manifest, models.manifest(tmp_path / "base", {}))
-    folder = save_trained(manifest, tmp_path / "sft")
+    folder = save_trained(manifest, tmp_path / "results" / "sft")
     merged = adapters.load(manifest, folder).model
     unmerged = plain_peft(manifest, folder)
     torch.testing.assert_close(logits(merged), logits(unmerged), rtol=1e-4, atol=1e-4)

@@ -19,8 +19,13 @@ WORDING = {
 EXAMPLE = {"question": "How many g in 2 kg?", "reasoning": "2 * 1000 = 2000.", "answer": 2000}
 RECIPE = {"prompts": WORDING, "answer_digits": 4}
 ROWS = {
-    "answer": {"question": QUESTION, "answer": 6000.0},
-    "reasoning": {"question": QUESTION, "answer": "6000", "reasoning": "6 * 1000 = 6000."},
+    "answer": {"id": "train-0001", "question": QUESTION, "answer": 6000.0},
+    "reasoning": {
+        "id": "train-0001",
+        "question": QUESTION,
+        "answer": "6000",
+        "reasoning": "6 * 1000 = 6000.",
+    },
 }
 WORKED = " 6 * 1000 = 6000. <answer>6000</answer>"
 PLAIN = ("byte_level", "byte_level_bos_eos", "metaspace_first", "llama_normalizer")
@@ -233,9 +238,14 @@ def test_smollm2_has_special_tokens_that_its_list_of_them_leaves_out(smollm2):
 
 def test_answers_are_trained_in_few_digits_and_kept_rollouts_as_written():
     tokenizer = build("byte_level").tokenizer
-    row = {"question": QUESTION, "answer": 20870.982787499997}
+    row = {"id": "train-0001", "question": QUESTION, "answer": 20870.982787499997}
     assert prompts.training_pair(tokenizer, row, "answer", RECIPE)[1] == " <answer>20870</answer>"
-    row = {"question": QUESTION, "answer": "20870.98", "reasoning": " 1 * 1 = 1.\n"}
+    row = {
+        "id": "train-0001",
+        "question": QUESTION,
+        "answer": "20870.98",
+        "reasoning": " 1 * 1 = 1.\n",
+    }
     completion = prompts.training_pair(tokenizer, row, "reasoning", RECIPE)[1]
     assert completion == " 1 * 1 = 1. <answer>20870.98</answer>"
     assert not prompts.training_pair(chat("any_role"), row, "reasoning", RECIPE)[1].startswith(" ")

@@ -119,7 +119,6 @@ def probes_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def load(
     manifest_path: str | Path,
     folder: str | Path,
-    target: str = "convert_bin_adapter",
 ) -> Loaded:
     """Return the base model with the adapter in `folder` merged into it, in float32, proven.
 
@@ -127,12 +126,12 @@ def load(
     one what can be checked is: names and shapes against its config and the base, every value
     finite, no lora_B zero. In both cases the adapter must make a difference to the base model.
 
-    Args: manifest_path, of the base model; target, what converts a `.bin` found in `folder`.
+    Args: manifest_path, of the base model.
     Raises: AdapterError, one line, naming the fault and the command that trains again.
     """
     folder = Path(folder)
     with _remedied(folder):
-        weights.refuse_pickles(folder, target)
+        weights.refuse_pickles(folder, folder.name)
         receipt = read_receipt(folder)
         # Taken before the file is read, which is then held against it.
         sha256 = receipt["adapter"]["sha256"] if receipt else _sha256(folder)
@@ -375,7 +374,10 @@ def _remedied(folder: Path) -> Iterator[None]:
         yield
     except AdapterError as error:
         is_ours = (folder / RECEIPT).is_file()
-        remedy = f"to train it again: snakemake --force {folder / WEIGHTS}"
-        raise AdapterError(
-            f"{error}; {remedy if is_ours else 'it has no receipt: get it again from its author'}"
-        ) from error
+        if is_ours and "results" in folder.parts:
+            remedy = f"to train it again: snakemake --force {folder / WEIGHTS}"
+        elif is_ours:
+            remedy = "copy it again, or train it again in the run that made it"
+        else:
+            remedy = "it has no receipt: get it again from its author"
+        raise AdapterError(f"{error}; {remedy}") from error

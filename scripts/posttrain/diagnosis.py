@@ -41,7 +41,9 @@ def verdicts(
         bar = require.get(row["model"], {})
         accuracy, rate = float(row["accuracy"]), float(row["answer_rate"])
         least, least_rate = bar.get("accuracy", 0), bar.get("answer_rate", 0)
-        passed = accuracy >= least and rate >= least_rate
+        # An adapter asked otherwise than it was trained is a mistake at any accuracy.
+        is_asked_right = receipt["asked_as_trained"] is not False
+        passed = accuracy >= least and rate >= least_rate and is_asked_right
         twin = said.get(TWIN[receipt["settings"]["style"]], ())
         looks_like, evidence = ("", "") if passed else diagnose(lines, twin, receipt, least_rate)
         counts = Counter(line["verdict"] for line in lines)

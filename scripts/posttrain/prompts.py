@@ -97,7 +97,20 @@ def training_pair(
     Args: row, a question with its answer as a number, or a kept rollout with `reasoning` and its
         answer as it was written; style, of which `answer` alone trains no reasoning; recipe, with
         `prompts` and with `answer_digits`, the significant digits of an answer given as a number.
+    Raises: PromptError naming the row.
     """
+    try:
+        return _pair(tokenizer, row, style, recipe)
+    except PromptError as error:
+        raise PromptError(f"row {row['id']}: {error}") from error
+
+
+def _pair(
+    tokenizer: "PreTrainedTokenizerBase",
+    row: Mapping[str, Any],
+    style: Style,
+    recipe: Mapping[str, Any],
+) -> tuple[str, str]:
     answer = row["answer"]
     written = answer if isinstance(answer, str) else formatted(answer, recipe["answer_digits"])
     prompt = render(tokenizer, row["question"], style, recipe["prompts"])

@@ -30,7 +30,11 @@ def select(rollouts: Sequence[Rollout], keep_per_question: int) -> list[dict[str
             known.add(path)
             kept.append(_row(rollout))
     if not kept:
-        seen = Counter(f"{r['verdict']} with {r['trace']} equations" for r in rollouts)
+        shown = {"none": "no equations"}
+        seen = Counter(
+            f"{r['verdict']} with {shown.get(r['trace'], r['trace'] + ' equations')}"
+            for r in rollouts
+        )
         listed = ", ".join(f"{count} {what}" for what, count in seen.most_common())
         raise ScoringError(
             f"none of {len(rollouts)} samples can be trained on ({listed}); the first reads "

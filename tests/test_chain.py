@@ -1,0 +1,432 @@
+"""The whole workflow as people run it: snakemake on the command line, in a copy of its own."""
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chain_for_tests import TINY, Chain, fresh_clone
+
+pytestmark = pytest.mark.chain
+
+ONE_CORE = ("--cores", "1", "--resources", "gpu=1")
+MODELS = ("base", "cot", "sft", "rft")
+EVALUATION = [
+    "model",
+    "adapter_sha256",
+    "questions",
+    "answered",
+    "correct",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "answer_rate",
+    "unparseable",
+    "truncated",
+]
+GATHER = {"summary": 1, "verdicts": 1, "gate": 1, "all": 1}
+TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
+WHOLE = {
+    "base_model": 1,
+    "questions": 1,
+    "tokenize_sft": 1,
+    "sft_train": 1,
+    "generate_rft_data": 1,
+    "select_rft_data": 1,
+    "tokenize_rft": 1,
+    **TRAIN_RFT,
+    "evaluate": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The workflow as cloned: nothing has run but what tests here run of single rules."""
+    return fresh_clone(tmp_path_factory.mktemp("clone") / "workflow")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The workflow after one complete run; tests leave it as they found it."""
+    chain = fresh_clone(tmp_path_factory.mktemp("chain") / "workflow")
+    said = chain.snakemake(*ONE_CORE, "--configfile", TINY)
+    assert said.status == 0, said.text
+    (chain / "said.txt").write_text(said.text, encoding="utf-8")
+    return chain
+
+
+def table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a CSV: its columns, and its rows as text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        return list(reader.fieldnames or ()), rows
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# What a run makes
+
+
+def test_every_file_of_the_contract_is_there(chain: Chain):
+    base = [
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        "manifest.json",
+    ]
+    adapter = ["adapter_model.safetensors", "adapter_config.json", "receipt.json", "history.csv"]
+    wanted = [
+        *(f"resources/base_model/{name}" for name in base),
+        *(f"results/questions/{name}" for name in ("train.jsonl", "valid.jsonl", "leaks.csv")),
+        *(
+            f"results/tokenized/{s}{end}"
+            for s in ("sft", "rft")
+            for end in (".jsonl", "_stats.csv")
+        ),
+        *(f"results/{folder}/{n}" for folder in ("sft", "rft", "rft/round1") for n in adapter),
+        "results/rollouts/round1.jsonl",
+        "results/rft_data/round1.jsonl",
+        *(f"results/{m}_{n}" for m in MODELS for n in ("eval.csv", "predictions.jsonl")),
+        "results/summary.csv",
+        "results/verdicts.csv",
+        "results/passed.csv",
+    ]
+    assert [path for path in wanted if not (chain / path).is_file()] == []
+
+
+def test_tables_have_the_columns_of_the_contract(chain: Chain):
+    for path in (*(f"results/{model}_eval.csv" for model in MODELS), "results/summary.csv"):
+        assert table(chain / path)[0] == EVALUATION, path
+    for stage in ("sft", "rft"):
+        history = table(chain / f"results/{stage}/history.csv")[0]
+        assert history == ["step", "epoch", "loss", "grad_norm", "learning_rate"]
+        statistics = table(chain / f"results/tokenized/{stage}_stats.csv")[0]
+        assert {"tokens", "supervised", "truncated"} <= {name.split("_")[0] for name in statistics}
+
+
+def test_the_summary_gathers_the_four_models(chain: Chain):
+    rows = table(chain / "results/summary.csv")[1]
+    assert [row["model"] for row in rows] == list(MODELS)
+    assert rows == [row for m in MODELS for row in table(chain / f"results/{m}_eval.csv")[1]]
+    assert {row["questions"] for row in rows} == {"30"}
+
+
+def test_the_end_of_a_run_prints_the_summary(chain: Chain):
+    printed = (chain / "said.txt").read_text(encoding="utf-8")
+    end = printed[printed.index("model  questions") :].splitlines()
+    assert [line.split()[0] for line in end[1:5]] == list(MODELS)
+
+
+def test_every_question_has_one_prediction_and_they_make_the_figures(chain: Chain):
+    ids = [row["id"] for row in chain.rows("results/questions/valid.jsonl")]
+    for row in table(chain / "results/summary.csv")[1]:
+        lines = chain.rows(f"results/{row['model']}_predictions.jsonl")
+        assert [line["id"] for line in lines] == ids
+        assert {"prompt", "completion", "parsed", "gold", "verdict"} <= set(lines[0])
+        verdicts = Counter(line["verdict"] for line in lines)
+        for verdict in ("correct", "unparseable", "truncated"):
+            assert int(row[verdict]) == verdicts[verdict]
+
+
+def test_a_row_names_the_bytes_of_the_adapter_it_scored(chain: Chain):
+    found = {r["model"]: r["adapter_sha256"] for r in table(chain / "results/summary.csv")[1]}
+    adapters = {m: chain / f"results/{m}/adapter_model.safetensors" for m in ("sft", "rft")}
+    assert found == {"base": "none", "cot": "none"} | {m: sha256(f) for m, f in adapters.items()}
+    assert found["sft"] != found["rft"]
+
+
+def test_receipts_state_the_bytes_that_went_in_and_came_out(chain: Chain):
+    receipts = sorted(chain.folder.glob("results/**/*receipt.json"))
+    stages = {json.loads(path.read_text("utf-8"))["stage"] for path in receipts}
+    assert stages == set(WHOLE) - {"base_model", "choose_round", *GATHER}
+    for path in receipts:
+        receipt = json.loads(path.read_text("utf-8"))
+        for group in ("inputs", "code", "outputs"):
+            for file, stated in receipt[group].items():
+                assert sha256(chain / file) == stated, f"{path}: {file}"
+
+
+def test_kept_reasoning_is_among_the_samples_and_right(chain: Chain):
+    sound = {
+        (row["question_id"], f"{row['question_id']}-{row['sample']:02d}")
+        for row in chain.rows("results/rollouts/round1.jsonl")
+        if row["verdict"] == "correct" and row["trace"] == "right"
+    }
+    kept = chain.rows("results/rft_data/round1.jsonl")
+    assert kept
+    assert {(row["question_id"], row["id"]) for row in kept} <= sound
+    assert {"question", "answer", "reasoning"} <= set(kept[0])
+
+
+def test_nothing_tried_to_reach_another_machine(chain: Chain):
+    assert not (chain / "connections_tried").exists()
+
+
+# What a second run does
+
+
+def test_a_second_run_has_nothing_to_do(chain: Chain):
+    assert chain.plan(*ONE_CORE, "--configfile", TINY).jobs == {}
+    assert chain.plan("results/rft_eval.csv", "--configfile", TINY).jobs == {}
+
+
+def test_a_deleted_result_is_made_again_and_gathered(chain: Chain):
+    with chain.without("results/rft_eval.csv"):
+        said = chain.plan("--configfile", TINY)
+    assert said.jobs == {"evaluate": 1, **GATHER}
+    assert "wildcards: model=rft" in said.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "planned"),
+    [
+        pytest.param({"rft": {"learning_rate": 0.002}}, TRAIN_RFT, id="a value of one stage"),
+        pytest.param({"rft": {"epochs": 8, "batch_size": 2}}, TRAIN_RFT, id="two values swapped"),
+        pytest.param({"evaluate": {"limit": 10}}, {"evaluate": 4, **GATHER}, id="the evaluators'"),
+    ],
+)
+def test_a_changed_setting_reruns_what_reads_it(
+    chain: Chain, settings: dict[str, Any], planned: dict[str, int]
+):
+    assert chain.plan("--configfile", TINY, chain.overlay(settings)).jobs == planned
+
+
+def test_a_changed_module_reruns_what_imports_it(chain: Chain):
+    with chain.with_line("scripts/posttrain/selection.py", "# changed"):
+        said = chain.plan("--configfile", TINY)
+    assert said.jobs == {"select_rft_data": 1, "tokenize_rft": 1, **TRAIN_RFT}
+
+
+def test_touched_files_rerun_nothing(chain: Chain):
+    for pattern in ("scripts/**/*.py", "config.yaml", "resources/**/*", "results/**/*.jsonl"):
+        for file in chain.folder.glob(pattern):
+            file.touch()
+    assert chain.plan("--configfile", TINY).jobs == {}
+
+
+def test_a_fresh_clone_plans_the_whole_chain_for_one_result(clone: Chain):
+    # Weights come first: what has not been trained cannot be evaluated.
+    planned = clone.plan("results/rft_eval.csv").jobs
+    assert planned == {rule: 1 for rule in WHOLE if rule not in GATHER}
+    assert planned["sft_train"] == 1
+
+
+def test_a_missed_bar_fails_the_run_and_leaves_its_results(chain: Chain, tmp_path: Path):
+    """With an adapter of somebody else's, which has no receipt, beside the four models."""
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    (again / "mine").mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copy2(again / f"results/sft/{name}", again / f"mine/{name}")
+    bars = {"adapters": {"mine": "mine"}, "require": {"rft": {"accuracy": 1.0}}}
+    said = again.snakemake(*ONE_CORE, "--configfile", TINY, again.overlay({"evaluate": bars}))
+    assert said.status == 1
+    assert said.jobs == {"evaluate": 1, **GATHER}
+    assert said.error.startswith("rft is under its bar: accuracy ")
+    rows = {row["model"]: row for row in table(again / "results/summary.csv")[1]}
+    assert list(rows) == [*MODELS, "mine"]
+    assert rows["mine"]["adapter_sha256"] == f"unproven:{rows['sft']['adapter_sha256']}"
+    assert rows["mine"]["correct"] == rows["sft"]["correct"]
+    verdicts = {row["model"]: row["passed"] for row in table(again / "results/verdicts.csv")[1]}
+    assert [model for model, passed in verdicts.items() if passed == "no"] == ["rft"]
+    assert not (again / "results/passed.csv").exists()
+
+
+# Runs beside the first
+
+
+def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
+    said = clone.plan("--snakefile", "presets/sweep.smk")
+    of_run = {rule: count for rule, count in WHOLE.items() if rule not in ("base_model", "all")}
+    own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in of_run.items()}
+    assert said.jobs == {"base_model": 1, "sweep": 1, **own}
+    written = re.findall(r"\b(?:results|logs|benchmarks)/[\w/.]+", said.text)
+    assert {path for path in written if "/sweeps/" not in path} == {
+        "logs/base_model.log",
+        "benchmarks/base_model.tsv",
+    }
+
+
+def test_a_run_of_a_sweep_has_its_own_settings(clone: Chain):
+    runs = {run: f"results/sweeps/{run}/questions" for run in ("seed1", "rank8")}
+    targets = [f"{folder}/train.jsonl" for folder in runs.values()]
+    said = clone.snakemake("--snakefile", "presets/sweep.smk", "--configfile", TINY, "--", *targets)
+    assert said.status == 0, said.text
+    seeds = [
+        json.loads((clone / f"{folder}/receipt.json").read_text("utf-8"))["settings"]["seed"]
+        for folder in runs.values()
+    ]
+    assert seeds == [1, 0]
+    assert [len(clone.rows(target)) for target in targets] == [120, 120]
+    assert clone.rows(targets[0]) != clone.rows(targets[1])
+
+
+# A person's mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "instead"),
+    [
+        ("seeed: 1", "seeed is no key", "seed: 1"),
+        ("sft:", "sft is empty", "sft: {lora: {r: 16}}"),
+        ("sft: {learning_rate: 1e-3}", "sft.learning_rate is", "sft: {learning_rate: 1.0e-3}"),
+        ("rft: {lora: {r: 0}}", "rft.lora.r is 0", "rft: {lora: {r: 16}}"),
+        ("evaluate: {limit: ten}", "evaluate.limit is", "evaluate: {limit: 100}"),
+        ("data: {train: a.csv, valid: config.csv}", "data.train is", "data: {train: my_train.csv}"),
+        ("data: {train: q.csv}", "data.valid is empty", "data: {valid: my_valid.csv}"),
+        ("prompts: {answer: 'Answer:'}", "prompts.answer is", "prompts: {answer: "),
+        (
+            "evaluate: {require: {srf: {}}}",
+            "evaluate.require.srf",
+            "evaluate: {require: {sft: {",
+        ),
+        ("base_model: nowhere", "base_model is", "base_model: embedded"),
+        ("base_model: envs", "base_model: envs is no usable model folder", "save_pretrained()"),
+        (
+            f"base_model: a/b@{'0' * 40}",
+            "base_model is the hub id",
+            "base_model: path/to/the/folder",
+        ),
+    ],
+)
+def test_a_faulty_config_ends_in_one_line(clone: Chain, text: str, place: str, instead: str):
+    for name in ("q.csv", "config.csv"):
+        (clone / name).write_text("question,answer\nHow many g are in 1 kg?,1000\n", "utf-8")
+    (clone / "faulty.yaml").write_text(text, encoding="utf-8")
+    said = clone.snakemake("--configfile", "faulty.yaml")
+    assert said.status == 1
+    of_snakemake = ("Using workflow specific profile", "Config file config.yaml is extended")
+    [line] = [line for line in said.text.splitlines() if not line.startswith(of_snakemake)]
+    assert line.startswith(f"config: {place}")
+    assert instead in line
+
+
+GOOD = "How many g are in 1 kg?,1000"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "error"),
+    [
+        (
+            "nan.csv",
+            f"question,answer\n{GOOD}\nHow many g are in 2 kg?,nan\n".encode(),
+            "nan.csv row 2 (line 3) has the answer the text 'nan'",
+        ),
+        (
+            "latin.jsonl",
+            '["How many g are in 1 kg?", 1000]\n["How many µm are in 1 m?", 1e6]'.encode("latin-1"),
+            "latin.jsonl line 2 is not UTF-8: byte 0xB5",
+        ),
+        (
+            "two.json",
+            b'[["How many g are in 1 kg?", 1000], ["How many g are in 1 kg?", 100]]',
+            "two.json row 2 asks, case and spacing aside, what row 1 asks",
+        ),
+    ],
+    ids=["no number", "not UTF-8", "two answers"],
+)
+def test_a_malformed_question_ends_in_a_line_with_file_and_row(
+    clone: Chain, name: str, data: bytes, error: str
+):
+    (clone / name).write_bytes(data)
+    (clone / "good.csv").write_text(f"question,answer\n{GOOD}\n", encoding="utf-8")
+    overlay = clone.overlay({"data": {"train": name, "valid": "good.csv"}})
+    said = clone.snakemake("--configfile", TINY, overlay, "--", "results/questions/train.jsonl")
+    assert said.status == 1
+    assert said.error.startswith(error)
+    assert "Traceback" not in said.text
+    assert said.error in (clone / "logs/questions.log").read_text("utf-8")
+    assert not (clone / "results/questions").exists()
+
+
+# A person's own questions and model
+
+
+def test_own_questions_are_read_and_told_apart(clone: Chain):
+    (clone / "train.csv").write_text(
+        "question,answer,category\n"
+        '"How many gram are there per 6 kg, roughly?",6000,weights\n'
+        "How many inches are 2 ft?,24,\n"
+        "How many inches are 2 ft?,24,\n",
+        encoding="utf-8",
+    )
+    valid = [["how many inches are  2 ft?", 24], ["What is 7 times 8?", 56]]
+    (clone / "valid.json").write_text(json.dumps(valid), encoding="utf-8")
+    overlay = clone.overlay({"data": {"train": "train.csv", "valid": "valid.json"}})
+    said = clone.snakemake("--configfile", TINY, overlay, "--", "results/questions/train.jsonl")
+    assert said.status == 0, said.text
+    train = clone.rows("results/questions/train.jsonl")
+    assert [(row["id"], row["answer"], row["category"]) for row in train] == [
+        ("train-0001", 6000, "weights"),
+        ("train-0002", 24, "length"),
+    ]
+    assert (train[1]["quantity"], train[1]["from_unit"], train[1]["to_unit"]) == (2, "foot", "inch")
+    assert "2 questions, 1 duplicates dropped" in said.text
+    leaks = table(clone / "results/questions/leaks.csv")[1]
+    assert leaks == [{"id": "valid-0001", "where": "training", "how": "normalised"}]
+    other = clone.rows("results/questions/valid.jsonl")[1]
+    assert [other[key] for key in ("answer", "category", "quantity")] == [56, None, None]
+
+
+def smollm2_of_random_weights(folder: Path, tokenizer: Path) -> None:
+    """Make a folder as a SmolLM2 is downloaded, its tokenizer real and its weights fresh and few.
+
+    Same family and head counts, but narrow and shallow.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=60,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=15,
+        num_key_value_heads=5,
+        tie_word_embeddings=True,
+        rope_theta=100000.0,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy2(tokenizer / name, folder / name)
+
+
+def test_a_folder_of_smollm2s_shape_goes_through_the_same_rules(tmp_path: Path, test_data: Path):
+    """With its preset. Fresh weights sample nothing right: there the chain ends, and says so."""
+    folder = tmp_path / "smollm2"
+    smollm2_of_random_weights(folder, test_data / "smollm2")
+    chain = fresh_clone(tmp_path / "workflow")
+    settings = {
+        "base_model": str(folder),
+        "data": {"train_size": 20, "valid_size": 20},
+        "sft": {"epochs": 2, "batch_size": 10},
+        "rollouts": {
+            "samples_per_question": 2,
+            "samples_when_sft_is_right": 1,
+            "keep_per_question": 2,
+            "max_new_tokens": 8,
+        },
+        "evaluate": {"max_new_tokens": 8},
+    }
+    targets = ("results/sft_eval.csv", "results/rft_data/round1.jsonl")
+    configs = ("--configfile", "presets/smollm2-360m.yaml", chain.overlay(settings))
+    said = chain.snakemake(*ONE_CORE, "--keep-going", *configs, "--", *targets)
+    assert said.status == 1
+    assert said.error.startswith("none of 40 samples can be trained on (40 truncated with")
+    assert (chain / "resources/base_model/model.safetensors").is_symlink()
+    [row] = table(chain / "results/sft_eval.csv")[1]
+    adapter = chain / "results/sft/adapter_model.safetensors"
+    assert (row["questions"], row["adapter_sha256"]) == ("20", sha256(adapter))
+    prompt = chain.rows("results/sft_predictions.jsonl")[0]["prompt"]
+    assert prompt.startswith("<|im_start|>system\nYou convert units.")
+    for row in chain.rows("results/tokenized/sft.jsonl"):
+        assert row["labels"][-1] == 2, "the stop token, which is SmolLM2's pad token too, is learnt"
