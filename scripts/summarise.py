@@ -3,5 +3,7 @@
 from posttrain import artifacts, logs
 
 with logs.rule_log(snakemake.log[0]):
-    rows = [row for path in snakemake.input.rows for row in artifacts.read_csv(path)]
-    artifacts.write_csv(snakemake.output.table, rows, tuple(rows[0]))
+    from posttrain import scoring
+
+    rows = scoring.gathered({path: artifacts.read_csv(path) for path in snakemake.input.rows})
+    artifacts.write_csv(snakemake.output.table, rows, scoring.COLUMNS)

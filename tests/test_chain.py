@@ -231,7 +231,9 @@ def test_a_missed_bar_fails_the_run_and_leaves_its_results(chain: Chain, tmp_pat
     rows = {row["model"]: row for row in table(again / "results/summary.csv")[1]}
     assert list(rows) == [*MODELS, "mine"]
     assert rows["mine"]["adapter_sha256"] == f"unproven:{rows['sft']['adapter_sha256']}"
-    assert rows["mine"]["correct"] == rows["sft"]["correct"]
+    mine, sft = (again / f"results/{model}_predictions.jsonl" for model in ("mine", "sft"))
+    assert mine.read_bytes() == sft.read_bytes()
+    assert sha256(again / "mine/adapter_model.safetensors") == rows["sft"]["adapter_sha256"]
     verdicts = {row["model"]: row["passed"] for row in table(again / "results/verdicts.csv")[1]}
     assert [model for model, passed in verdicts.items() if passed == "no"] == ["rft"]
     assert not (again / "results/passed.csv").exists()

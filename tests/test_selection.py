@@ -320,3 +320,11 @@ def test_predictions_say_what_was_asked_written_and_made_of_it(tokenizer, six):
         "finish": "answer",
     }
     assert [line["verdict"] for line in lines].count("wrong") == 9
+
+
+def test_an_evaluation_without_its_one_row_is_not_gathered():
+    row = dict.fromkeys(scoring.COLUMNS, "1")
+    assert scoring.gathered({"a.csv": [row], "b.csv": [row]}) == [row, row]
+    for rows in ([], [row, row], [{"model": "rft"}]):
+        with pytest.raises(ScoringError, match=r"b\.csv is not the one row"):
+            scoring.gathered({"a.csv": [row], "b.csv": rows})

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain import answers, traces
+from posttrain.errors import ScoringError
 from posttrain.sampling import Completion
 from posttrain.statistics import wilson
 from posttrain.units import unit_of
@@ -81,3 +82,17 @@ def summarised(model: str, adapter: str, verdicts: Sequence[str]) -> dict[str, A
         "unparseable": counts["unparseable"],
         "truncated": counts["truncated"],
     }
+
+
+def gathered(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Mapping[str, str]]:
+    """Return the one row of each evaluation's CSV, given by its path.
+
+    Raises: ScoringError if one has no row, several, or other columns: a gap must not go unseen.
+    """
+    for path, rows in tables.items():
+        if [tuple(row) for row in rows] != [COLUMNS]:
+            raise ScoringError(
+                f"{path} is not the one row that an evaluation writes; make it again: "
+                f"snakemake --force {path}"
+            )
+    return [row for rows in tables.values() for row in rows]
