@@ -26,7 +26,3 @@ rule all:
         expand("results/{stage}/adapter_model.safetensors", stage=("sft", "rft")),
         expand("results/{model}_eval.csv", model=MODELS),
         expand("results/{model}_predictions.jsonl", model=MODELS),
-
-
-onsuccess:
-    show_summary("results/summary.csv")

@@ -49,8 +49,3 @@ rule sweep:
     default_target: True
     input:
         [getattr(rules, f"{run}_all").input for run in RUNS],
-
-
-onsuccess:
-    for run in RUNS:
-        show_summary(f"results/sweeps/{run}/summary.csv")

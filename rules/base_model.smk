@@ -25,17 +25,11 @@ if config["base_model"] == "embedded":
         script:
             "../scripts/pretrain_base.py"
 
-elif "@" in config["base_model"]:
-    sys.exit(
-        f"config: base_model is the hub id {config['base_model']}, which this version cannot fetch; "
-        "download the model into a folder and write base_model: path/to/the/folder"
-    )
-
 else:
 
     rule base_model:
         input:
-            files=[str(f) for f in checked(model_files, config["base_model"])],
+            files=[local(str(f)) for f in checked(model_files, config["base_model"])],
             code=code_of("scripts/link_base_model.py"),
         output:
             manifest=BASE_MODEL,

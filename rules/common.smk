@@ -68,30 +68,27 @@ MODELS = {
 for name, entry in config["evaluate"]["adapters"].items():
     entry = {"folder": entry} if isinstance(entry, str) else entry
     MODELS[name] = {"style": entry.get("prompt", "answer"), "adapter": entry["folder"]}
-    checked(refuse_pickles, entry["folder"], name)
+    if name not in config["convert"]:
+        checked(refuse_pickles, entry["folder"], name)
 
 
 def adapter_files(model: str) -> list[str]:
     """Return the files of a model's adapter, weights first; none for the base model.
 
-    Somebody else's adapter may lack a receipt, and is evaluated as unproven then.
+    A person's adapter may lack a receipt, and is evaluated as unproven then. Its path is the
+    person's: `local` keeps a sweep from looking for it among the sweep's own results.
     """
     folder = MODELS[model]["adapter"]
     if folder is None:
         return []
-    *needed, receipt = [f"{folder}/{name}" for name in ADAPTER_FILES]
-    return [*needed, receipt] if model in ("sft", "rft") or Path(receipt).is_file() else needed
+    files = [f"{folder}/{name}" for name in ADAPTER_FILES]
+    if model in ("sft", "rft"):
+        return files
+    *needed, receipt = map(local, files)
+    return [*needed, receipt] if Path(receipt).is_file() else needed
 
 
 def training_keys(stage: str) -> dict[str, str]:
     """Return what training reads of its section of the config; the rest shaped its rows."""
     keys = ("lora", "learning_rate", "epochs", "batch_size", "gradient_checkpointing")
     return {key: f"{stage}.{key}" for key in keys}
-
-
-def show_summary(path: str) -> None:
-    """Print the summary at `path` as a table, where this run made or kept it."""
-    if Path(path).is_file():
-        import pandas as pd
-
-        print(f"\n{pd.read_csv(path).drop(columns='adapter_sha256').to_string(index=False)}\n")

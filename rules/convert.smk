@@ -3,8 +3,12 @@ if config["convert"]:
 
     rule convert_bin_adapter:
         input:
-            weights=lambda wildcards: f"{config['convert'][wildcards.name]}/adapter_model.bin",
-            config=lambda wildcards: f"{config['convert'][wildcards.name]}/adapter_config.json",
+            weights=lambda wildcards: local(
+                f"{config['convert'][wildcards.name]}/adapter_model.bin"
+            ),
+            config=lambda wildcards: local(
+                f"{config['convert'][wildcards.name]}/adapter_config.json"
+            ),
             code=code_of("scripts/convert_bin_adapter.py"),
         output:
             config="results/converted/{name}/adapter_config.json",

@@ -1,6 +1,6 @@
 rule questions:
     input:
-        **{f"given_{split}": config["data"][split] for split in SPLITS if config["data"][split]},
+        **{f"given_{split}": local(path) for split in SPLITS if (path := config["data"][split])},
         code=code_of("scripts/make_questions.py"),
     output:
         train="results/questions/train.jsonl",

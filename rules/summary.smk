@@ -33,6 +33,7 @@ rule verdicts:
 # A rule of its own: one that fails loses its outputs, and the verdicts have to stay.
 rule gate:
     input:
+        summary=rules.summary.output.table,
         verdicts=rules.verdicts.output.verdicts,
         code=code_of("scripts/check_gate.py"),
     output:

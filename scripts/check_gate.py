@@ -1,10 +1,11 @@
-"""Rule gate: the verdicts in; the same again out, or failure where a model is under its bar."""
+"""Rule gate: all results in; the verdicts again out, or failure where a model is under its bar."""
 
 from posttrain import artifacts, logs
 
 with logs.rule_log(snakemake.log[0]):
     from posttrain import diagnosis
 
-    verdicts = artifacts.read_csv(snakemake.input.verdicts)
-    diagnosis.refuse_failed(verdicts)
+    rows = artifacts.read_csv(snakemake.input.summary)
+    logs.log.info("%s\n\n%s\n", snakemake.input.summary, diagnosis.table(rows))
+    diagnosis.refuse_failed(artifacts.read_csv(snakemake.input.verdicts))
     artifacts.copy(snakemake.input.verdicts, snakemake.output.passed)

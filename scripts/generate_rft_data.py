@@ -19,7 +19,7 @@ with logs.rule_log(snakemake.log[0]):
         artifacts.read_jsonl(snakemake.input.questions),
         recipe,
     )
-    artifacts.write_jsonl(snakemake.output.rollouts, rows)
     adapters.refuse_changed(sft)
+    artifacts.write_jsonl(snakemake.output.rollouts, rows)
     receipt = lineage.receipt_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
     artifacts.write_json(snakemake.output.receipt, receipt)

@@ -6,9 +6,12 @@ with logs.rule_log(snakemake.log[0]):
     from posttrain import diagnosis
 
     rows = artifacts.read_csv(snakemake.input.summary)
+    predictions = [artifacts.read_jsonl(path) for path in snakemake.input.predictions]
+    for line in diagnosis.comparisons(rows, predictions):
+        logs.log.info("%s", line)
     verdicts = diagnosis.verdicts(
         rows,
-        [artifacts.read_jsonl(path) for path in snakemake.input.predictions],
+        predictions,
         [artifacts.read_json(path) for path in snakemake.input.receipts],
         snakemake.params.recipe["require"],
     )

@@ -8,7 +8,7 @@ with logs.rule_log(snakemake.log[0]):
     recipe = snakemake.params.recipe
     splits = questions.splits(
         {split: recipe["data"][split] for split in ("train", "valid")},
-        units.questions(
+        lambda: units.questions(
             recipe["seed"],
             recipe["data"]["train_size"],
             recipe["data"]["valid_size"],

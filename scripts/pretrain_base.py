@@ -13,12 +13,7 @@ with logs.rule_log(snakemake.log[0]):
     model, tokenizer, history = pretraining.make(recipe)
     artifacts.write_csv(snakemake.output.history, history, ("step", "loss"))
     models.save(model, tokenizer, folder)
-    origin = lineage.receipt(
-        snakemake.rule,
-        {"code": snakemake.input.code},
-        {"history": snakemake.output.history},
-        recipe,
-        snakemake.params.libraries,
-        devices.describe(snakemake.threads),
-    )
+    history_alone = {"history": snakemake.output.history}  # the manifest hashes all else
+    computed = devices.describe(snakemake.threads)
+    origin = lineage.receipt_of_rule(snakemake, recipe, computed, history_alone)
     artifacts.write_json(snakemake.output.manifest, models.manifest(folder, origin))

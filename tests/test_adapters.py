@@ -47,9 +47,11 @@ def sound(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(sound: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may damage."""
-    return Path(shutil.copytree(sound, tmp_path / "results" / "sft"))
+def folder(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that a test may damage, where a run has it."""
+    shutil.copytree(sound, tmp_path / "results" / "sft")
+    monkeypatch.chdir(tmp_path)
+    return Path("results/sft")
 
 
 def refusal(call: Callable[[], object], kind: type[PosttrainError] = AdapterError) -> str:
@@ -298,7 +300,7 @@ def test_a_fresh_adapter_over_the_trained_one_is_refused_where_peft_scores_the_b
     assert torch.equal(logits(silently), logits(tiny_model())), "peft now sees the fault itself"
     message = refusal(lambda: adapters.load(base, folder))
     assert f"{folder / CONFIG} was changed since the training that wrote it" in message
-    assert message.endswith(f"to train it again: snakemake --force {folder / WEIGHTS}")
+    assert message.endswith(f"to train it again: snakemake {folder / WEIGHTS} --forcerun sft_train")
 
     edit(
         folder / RECEIPT,
@@ -436,7 +438,9 @@ def test_a_damaged_adapter_is_refused_with_the_command_that_trains_it_again(base
     message = refusal(lambda: adapters.load(base, folder))
     assert re.search(fault, message)
     assert str(folder) in message
-    assert message.endswith(f"; to train it again: snakemake --force {folder / WEIGHTS}")
+    assert message.endswith(
+        f"; to train it again: snakemake {folder / WEIGHTS} --forcerun sft_train"
+    )
 
 
 def test_a_pickle_that_would_run_code_never_runs(base, folder, tmp_path):
@@ -577,7 +581,7 @@ def test_a_receipt_that_lacks_something_is_named(base, folder, change):
     edit(folder / RECEIPT, change)
     message = refusal(lambda: adapters.load(base, folder))
     assert message.startswith(f"{folder / RECEIPT} is no receipt of an adapter (")
-    assert message.endswith(f"to train it again: snakemake --force {folder / WEIGHTS}")
+    assert message.endswith(f"to train it again: snakemake {folder / WEIGHTS} --forcerun sft_train")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\x80\x04 no text", b"[" * 100_000, b"null"])

@@ -152,6 +152,7 @@ def ready(loaded: Loaded) -> "PreTrainedModel":
         found = mean_logprobs(model, loaded.receipt["probes"]["rows"])
         with _remedied(loaded.folder):
             prove(loaded.receipt, found, model.dtype, loaded.folder)
+            _refuse_base(loaded.receipt, found, loaded.folder)
     return model
 
 
@@ -195,6 +196,15 @@ def prove_saved(manifest_path: str | Path, folder: Path, trained: Trained) -> di
     model = _merged(manifest_path, folder, sha256, stated)
     found = mean_logprobs(model, trained.probes)
     return stated | {"probes": stated["probes"] | {"adapter_logprobs": found}}
+
+
+def _refuse_base(receipt: Mapping[str, Any], found: Sequence[float], place: Path) -> None:
+    """Raise AdapterError if the probes are nearer to the base model's than to the adapter's."""
+    stated = receipt["probes"]
+    if not _largest_gap(found, stated["adapter_logprobs"]) < _largest_gap(
+        found, stated["base_logprobs"]
+    ):
+        raise AdapterError(f"{place}: the model that is to generate is the base model's double")
 
 
 def read_receipt(folder: Path) -> dict[str, Any] | None:
@@ -374,8 +384,10 @@ def _remedied(folder: Path) -> Iterator[None]:
         yield
     except AdapterError as error:
         is_ours = (folder / RECEIPT).is_file()
-        if is_ours and "results" in folder.parts:
-            remedy = f"to train it again: snakemake --force {folder / WEIGHTS}"
+        if is_ours and folder.parts[0] == "results":
+            # Of rounds the training makes the first: what stands above them is a copy.
+            stage = f"{folder.name if folder.parent.name != 'rft' else 'rft'}_train"
+            remedy = f"to train it again: snakemake {folder / WEIGHTS} --forcerun {stage}"
         elif is_ours:
             remedy = "copy it again, or train it again in the run that made it"
         else:

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from posttrain.errors import ScoringError
+from posttrain.statistics import mcnemar
 
 COLUMNS = (
     "model",
@@ -105,13 +107,39 @@ def diagnose(
     return "simply weak", f"{counts['wrong']} of {len(lines)} answers are readable and wrong"
 
 
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the summary's rows as aligned text, without the hashes."""
+    columns = [column for column in rows[0] if column != "adapter_sha256"]
+    lines = [columns, *([row[column] for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+
+
+def comparisons(
+    rows: Sequence[Mapping[str, str]], predictions: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[str]:
+    """Return a line for each model against each before it: questions gained and lost, exact p."""
+    right = {
+        row["model"]: [line["verdict"] == "correct" for line in lines]
+        for row, lines in zip(rows, predictions, strict=True)
+    }
+    found = []
+    for theirs, ours in combinations(right, 2):
+        gained, lost, p = mcnemar(right[ours], right[theirs])
+        found.append(f"{ours} over {theirs}: {gained} gained, {lost} lost, McNemar p = {p:.2g}")
+    return found
+
+
 def refuse_failed(found: Sequence[Mapping[str, str]]) -> None:
     """Raise ScoringError, a line for each model that is under its bar."""
     failed = [row for row in found if row["passed"] != "yes"]
     if failed:
         lines = [
-            f"{row['model']} is under its bar: accuracy {row['accuracy']} (at least "
-            f"{row['required_accuracy']}), answer_rate {row['answer_rate']} (at least "
+            f"{row['model']} does not pass: accuracy {row['accuracy']} (bar "
+            f"{row['required_accuracy']}), answer_rate {row['answer_rate']} (bar "
             f"{row['required_answer_rate']}); it looks like: {row['looks_like']}, "
             f"{row['evidence']}"
             for row in failed

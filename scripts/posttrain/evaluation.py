@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain import sampling, scoring
 from posttrain.logs import Progress
 from posttrain.masking import IGNORE
-from posttrain.prompts import Style, render
-from posttrain.rollouts import prompt_ids
+from posttrain.prompts import Style, fed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,21 +27,20 @@ def predictions(
     """
     golds = [question["answer"] for question in questions]
     scoring.self_test(golds, recipe["answer_digits"], recipe)
-    asked = prompt_ids(tokenizer, questions, style, recipe["prompts"])
+    asked = fed(tokenizer, questions, style, recipe["prompts"])
+    ids = [ids for _, ids in asked]
     completions = sampling.complete(
-        model, tokenizer, asked, [1] * len(asked), recipe["max_new_tokens"], recipe["batch_size"]
+        model, tokenizer, ids, [1] * len(ids), recipe["max_new_tokens"], recipe["batch_size"]
     )
     lines = []
     with Progress(len(questions), "evaluating", "questions") as progress:
-        for question, [completion] in zip(questions, completions, strict=True):
+        for question, (prompt, _), [completion] in zip(questions, asked, completions, strict=True):
             verdict = scoring.judge(completion, question["answer"], recipe)
             lines.append(
                 {
                     "id": question["id"],
                     "question": question["question"],
-                    "prompt": render(
-                        tokenizer, question["question"], style, recipe["prompts"]
-                    ).text,
+                    "prompt": prompt,
                     "completion": completion.text,
                     "parsed": verdict["parsed"],
                     "gold": question["answer"],
@@ -71,10 +69,10 @@ def asked_as_trained(
     masked = [
         i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORE
     ]
-    [fed] = prompt_ids(tokenizer, [{"question": MARK}], style, prompts)
+    [(_, now)] = fed(tokenizer, [{"id": "mark", "question": MARK}], style, prompts)
     trained, asked = (
         tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        for ids in (masked, fed)
+        for ids in (masked, now)
     )
     before, after = asked.split(MARK)
     is_alike = trained.startswith(before) and trained.endswith(after)

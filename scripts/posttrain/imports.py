@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 PACKAGE = "posttrain"
-# Names of Snakemake's and of libraries that are installed with, and versioned by, another one here.
+# Present in every script by name, and no business of what it computes.
 NOT_COUNTED = {"snakemake"}
 TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 

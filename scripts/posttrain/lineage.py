@@ -5,9 +5,11 @@ leads from any figure down to the base model, the questions and the code.
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from posttrain import artifacts
+from posttrain.imports import library_versions
 
 
 def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
@@ -41,14 +43,20 @@ def receipt(
 
 
 def receipt_of_rule(
-    job: Any, settings: Mapping[str, Any], computed: Mapping[str, Any] | None = None
+    job: Any,
+    settings: Mapping[str, Any],
+    computed: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the receipt of a running rule; `job` has what Snakemake gives its scripts."""
+    """Return the receipt of a running rule; `job` has what Snakemake gives its scripts.
+
+    The libraries are asked of the Python that runs: with conda it is not Snakemake's own.
+    """
     return receipt(
         job.rule,
         dict(job.input.items()),
-        dict(job.output.items()),
+        outputs or dict(job.output.items()),
         settings,
-        job.params.libraries,
+        library_versions([Path(path) for path in job.input.code]),
         computed,
     )

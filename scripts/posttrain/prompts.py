@@ -6,13 +6,13 @@ after the worked examples of the config: it is how a base model is asked, which 
 replaces.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain import masking
 from posttrain.answers import CLOSE, OPEN, formatted, parse
-from posttrain.errors import PromptError
+from posttrain.errors import MaskError, PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,6 +86,27 @@ def render(
     return Prompt(_chat(tokenizer, turns, asked, prompts["system"]), add_special_tokens=False)
 
 
+def fed(
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Mapping[str, Any]],
+    style: Style,
+    prompts: Mapping[str, Any],
+) -> list[tuple[str, list[int]]]:
+    """Return, for each question, the text and the ids that a model is fed to be asked in `style`.
+
+    Raises: PromptError or MaskError naming the question's id.
+    """
+    found = []
+    for question in questions:
+        try:
+            prompt = render(tokenizer, question["question"], style, prompts)
+            ids = masking.prompt_ids(tokenizer, prompt.text, prompt.add_special_tokens)
+        except (PromptError, MaskError) as error:
+            raise type(error)(f"question {question['id']}: {error}") from error
+        found.append((prompt.text, ids))
+    return found
+
+
 def training_pair(
     tokenizer: "PreTrainedTokenizerBase",
     row: Mapping[str, Any],
@@ -124,11 +145,16 @@ def _chat(
     asked: str,
     system: str | None,
 ) -> str:
-    """Render a chat in which every system word is ours.
+    """Render a chat in which every system word is ours, the same on every day.
 
     Without a system text an empty message stands in its place, since some templates put in one of
     their own where none is given; a template that knows no system role gets none.
     """
+    if "strftime_now" in tokenizer.chat_template:
+        raise PromptError(
+            "the model's chat template writes today's date into its prompts, so no two days would "
+            "ask alike; write a fixed date into the template in the model's folder"
+        )
     chat = [
         message
         for user, reply in turns

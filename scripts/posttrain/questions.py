@@ -93,14 +93,15 @@ def read(path: str | Path, split: str) -> Reading:
 
 def splits(
     given: Mapping[str, str | None],
-    generated: Mapping[str, list[dict[str, Any]]],
+    generate: Callable[[], Mapping[str, list[dict[str, Any]]]],
     about: Callable[[str, float], Mapping[str, Any]],
 ) -> dict[str, Reading]:
     """Return the questions of each split: a person's file where one is given, else generated ones.
 
-    Args: given, split -> path or None; generated, split -> rows; about, what a task can tell of a
-        question by its text and answer. A category that the file states goes before the task's.
+    Args: given, split -> path or None; generate, makes split -> rows where one is
+        None; about, what a task can tell of a question by its text and answer. A category that the file states goes before the task's.
     """
+    generated = generate() if None in given.values() else {}
     found = {}
     for split, path in given.items():
         if path is None:

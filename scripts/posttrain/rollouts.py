@@ -10,25 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain import masking, sampling, scoring
+from posttrain import sampling, scoring
 from posttrain.logs import Progress
-from posttrain.prompts import Style, render
+from posttrain.prompts import fed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Question = Mapping[str, Any]
-
-
-def prompt_ids(
-    tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[Question],
-    style: Style,
-    prompts: Mapping[str, Any],
-) -> list[list[int]]:
-    """Return the ids that a model is fed to be asked each question in `style`."""
-    rendered = [render(tokenizer, question["question"], style, prompts) for question in questions]
-    return [masking.prompt_ids(tokenizer, one.text, one.add_special_tokens) for one in rendered]
 
 
 def chunks(questions: Sequence[Question], size: int) -> list[Sequence[Question]]:
@@ -55,7 +44,7 @@ def sample_chunk(
     A question that `sft` answers rightly gets few samples, another many: they pay where it is
     hard. `sampler` is asked for its reasoning, after the worked examples of the config.
     """
-    asked = prompt_ids(tokenizer, questions, "answer", recipe["prompts"])
+    asked = [ids for _, ids in fed(tokenizer, questions, "answer", recipe["prompts"])]
     limits = (recipe["max_new_tokens"], recipe["batch_size"])
     bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
     first = [
@@ -69,7 +58,7 @@ def sample_chunk(
     ]
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
     generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
-    asked = prompt_ids(tokenizer, questions, "worked", recipe["prompts"])
+    asked = [ids for _, ids in fed(tokenizer, questions, "worked", recipe["prompts"])]
     sampled = sampling.complete(
         sampler, tokenizer, asked, counts, *limits, recipe["temperature"], generator
     )

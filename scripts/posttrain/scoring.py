@@ -2,15 +2,19 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain import answers, traces
 from posttrain.errors import ScoringError
-from posttrain.sampling import Completion
 from posttrain.statistics import wilson
 from posttrain.units import unit_of
 
+if TYPE_CHECKING:
+    from posttrain.sampling import Completion
+
 VERDICTS = ("correct", "wrong", "unparseable", "truncated")
+TRACES = ("right", "wrong", "unreadable", "unrelated", "none")
+ROUNDING = 0.005  # as the equations themselves are held to
 COLUMNS = (
     "model",
     "adapter_sha256",
@@ -39,7 +43,7 @@ def self_test(golds: Sequence[float], digits: int, tolerances: Mapping[str, floa
     answers.self_test(lambda text, gold: is_right(text, gold, tolerances), golds, digits)
 
 
-def judge(completion: Completion, gold: float, tolerances: Mapping[str, float]) -> dict[str, Any]:
+def judge(completion: "Completion", gold: float, tolerances: Mapping[str, float]) -> dict[str, Any]:
     """Return `parsed`, the answer as a number or None, and `verdict`, one of `VERDICTS`.
 
     `truncated` is a completion that reached its limit of tokens before an answer.
@@ -55,12 +59,24 @@ def judge(completion: Completion, gold: float, tolerances: Mapping[str, float]) 
 def judge_trace(completion: str) -> dict[str, Any]:
     """Return `trace`, what the reasoning is worth, and `path`, its equations in normal form.
 
-    `trace` is right, wrong, unreadable, or none where there is no equation.
+    `trace` is wrong or unreadable where an equation is; none where there is no equation; unrelated
+    where the last one does not come to the answer; else right.
     """
     found = traces.equations(completion, unit_of)
     verdicts = {equation.verdict for equation in found}
-    worst = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
-    return {"trace": worst, "path": [equation.canonical for equation in found]}
+    trace = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
+    if trace == "right" and not _leads_to(found[-1].sides[1], answers.parse(completion)):
+        trace = "unrelated"
+    return {"trace": trace, "path": [equation.canonical for equation in found]}
+
+
+def _leads_to(side: str, answer: float | None) -> bool:
+    """Tell whether an equation's right side, in normal form, comes to the answer."""
+    try:
+        value = float(side.split(" ", 1)[0])
+    except ValueError:  # an expression: nothing was worked out
+        return False
+    return answer is not None and answers.is_correct(answer, value, ROUNDING, ROUNDING)
 
 
 def summarised(model: str, adapter: str, verdicts: Sequence[str]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.errors import ScoringError
+from posttrain.scoring import TRACES, VERDICTS
 
 Rollout = Mapping[str, Any]
 
 
 def is_sound(rollout: Rollout) -> bool:
-    """Tell whether the answer is correct and every equation that led to it is right."""
+    """Tell whether the answer is correct, every equation is right, and they lead to it."""
     return rollout["verdict"] == "correct" and rollout["trace"] == "right"
 
 
@@ -70,14 +71,7 @@ def yields(
         "solved": solved,
         "share_solved": round(solved / len(by_question), 6),
         "samples": len(rollouts),
-        **{
-            verdict: verdicts[verdict]
-            for verdict in ("correct", "wrong", "unparseable", "truncated")
-        },
-        **{
-            f"correct_with_{trace}_equations": traces[trace]
-            for trace in ("right", "wrong", "unreadable")
-        },
-        "correct_with_no_equation": traces["none"],
+        **{verdict: verdicts[verdict] for verdict in VERDICTS},
+        **{f"correct_with_{trace}_trace": traces[trace] for trace in TRACES},
         "kept": len(kept),
     }

@@ -395,15 +395,12 @@ def _missing(
 ) -> Iterator[Fault]:
     """Yield the faults of the files and folders that a filled, well-shaped `config` names."""
     model = config["base_model"]
-    is_pinned = re.fullmatch(HUB_NAME + "@[0-9a-f]{40}", model, re.ASCII)
-    if not (model == "embedded" or is_pinned or is_folder(model)):
-        name = model.partition("@")[0]
-        is_hub = re.fullmatch(HUB_NAME, name, re.ASCII)
-        what = (
-            f"is {_shown(model)}, not embedded, a folder that exists, or a hub id with its commit "
-            "(org/name@ and 40 hex digits)"
-        )
-        instead = f"{name}@<40 hex digits of the commit>" if is_hub else "embedded"
+    if not (model == "embedded" or is_folder(model)):
+        what = f"is {_shown(model)}, neither embedded nor a folder that exists"
+        is_hub = re.fullmatch(HUB_NAME, model.partition("@")[0], re.ASCII)
+        if is_hub:
+            what += " (a model of a hub is downloaded into a folder first)"
+        instead = "path/to/the/folder" if is_hub else "embedded"
         yield _fault(("base_model",), what, instead)
 
     for key in ("train", "valid"):
