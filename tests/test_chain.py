@@ -227,7 +227,7 @@ def test_a_missed_bar_fails_the_run_and_leaves_its_results(chain: Chain, tmp_pat
     said = again.snakemake(*ONE_CORE, "--configfile", TINY, again.overlay({"evaluate": bars}))
     assert said.status == 1
     assert said.jobs == {"evaluate": 1, **GATHER}
-    assert said.error.startswith("rft is under its bar: accuracy ")
+    assert said.error.startswith("rft does not pass: accuracy ")
     rows = {row["model"]: row for row in table(again / "results/summary.csv")[1]}
     assert list(rows) == [*MODELS, "mine"]
     assert rows["mine"]["adapter_sha256"] == f"unproven:{rows['sft']['adapter_sha256']}"

@@ -161,10 +161,29 @@ def test_the_gate_names_every_model_under_its_bar(tmp_path):
     with pytest.raises(ScoringError) as caught:
         diagnosis.refuse_failed(artifacts.read_csv(path))
     assert str(caught.value).splitlines() == [
-        "sft is under its bar: accuracy 0.2 (at least 0.4), answer_rate 0.45 (at least 0.9); it "
+        "sft does not pass: accuracy 0.2 (bar 0.4), answer_rate 0.45 (bar 0.9); it "
         "looks like: answers cut off, 51 completions reached evaluate.max_new_tokens before an "
         "answer",
-        "rft is under its bar: accuracy 0.3 (at least 0.4), answer_rate 1.0 (at least 0.9); it "
+        "rft does not pass: accuracy 0.3 (bar 0.4), answer_rate 1.0 (bar 0.9); it "
         "looks like: simply weak, 70 of 100 answers are readable and wrong",
         "all results are written; bars stand in the config under evaluate.require",
     ]
+
+
+def test_models_are_compared_on_the_same_questions():
+    rows = [{"model": "cot"}, {"model": "rft"}]
+    cot, rft = predictions(correct=60, wrong=40), predictions(correct=75, wrong=25)
+    assert diagnosis.comparisons(rows, [cot, rft]) == [
+        "rft over cot: 15 gained, 0 lost, McNemar p = 6.1e-05"
+    ]
+
+
+def test_the_table_shows_all_but_the_hashes():
+    row = {"model": "sft", "adapter_sha256": "ab", "correct": "12"}
+    assert diagnosis.table([row]) == "model  correct\n  sft       12"
+
+
+def test_an_adapter_asked_otherwise_fails_at_any_accuracy():
+    asked = verdict_on(predictions(correct=99, wrong=1), told=receipt(asked_as_trained=False))
+    assert asked["passed"] == "no"
+    assert asked["looks_like"] == "prompt differs between training and inference"

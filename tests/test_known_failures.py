@@ -24,7 +24,6 @@ from posttrain import (
     answers,
     artifacts,
     models,
-    rollouts,
     sampling,
     scoring,
     training,
@@ -146,7 +145,9 @@ def test_a_chat_template_taken_away_makes_another_base_model(tmp_path):
     def asked() -> list[int]:
         artifacts.write_json(manifest, models.manifest(manifest.parent, {}))
         tokenizer = models.load_tokenizer(manifest.parent)
-        [ids] = rollouts.prompt_ids(tokenizer, [{"question": "How many?"}], "answer", WORDING)
+        [(_, ids)] = prompts.fed(
+            tokenizer, [{"id": "q", "question": "How many?"}], "answer", WORDING
+        )
         return ids
 
     template.write_text("{% for turn in messages %}<s>{{ turn['content'] }}{% endfor %}")

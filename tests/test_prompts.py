@@ -5,7 +5,7 @@ import copy
 import pytest
 from tokenizers_for_tests import build
 
-from posttrain import evaluation, masking, prompts, rollouts
+from posttrain import evaluation, masking, prompts
 from posttrain.answers import parse
 from posttrain.errors import PromptError
 
@@ -84,7 +84,7 @@ def masked_ids(row):
 
 def asked_ids(tokenizer, style, wording=WORDING):
     """Return what evaluation and sampling feed the model."""
-    [ids] = rollouts.prompt_ids(tokenizer, [{"question": QUESTION}], style, wording)
+    [(_, ids)] = prompts.fed(tokenizer, [{"id": "q", "question": QUESTION}], style, wording)
     return ids
 
 

@@ -222,7 +222,7 @@ def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="ans
 
 
 DIRECT = "1 kg = 1000 g. 6 * 1000 = 6000."
-OTHERS = ("6 * 1000 = 6000.", "1000 * 6 = 6000.", "6000 / 6 = 1000.", "3 * 2000 = 6000.")
+OTHERS = ("6 * 1000 = 6000.", "1000 * 6 = 6000.", "12000 / 2 = 6000.", "3 * 2000 = 6000.")
 
 
 def test_a_path_is_kept_once_and_the_first_of_its_kind():
@@ -294,10 +294,11 @@ def test_what_sampling_brought_adds_up():
         "wrong": 1,
         "unparseable": 1,
         "truncated": 1,
-        "correct_with_right_equations": 2,
-        "correct_with_wrong_equations": 1,
-        "correct_with_unreadable_equations": 1,
-        "correct_with_no_equation": 1,
+        "correct_with_right_trace": 2,
+        "correct_with_wrong_trace": 1,
+        "correct_with_unreadable_trace": 1,
+        "correct_with_unrelated_trace": 0,
+        "correct_with_none_trace": 1,
         "kept": 1,
     }
     assert sum(gained[verdict] for verdict in scoring.VERDICTS) == gained["samples"]
@@ -328,3 +329,12 @@ def test_an_evaluation_without_its_one_row_is_not_gathered():
     for rows in ([], [row, row], [{"model": "rft"}]):
         with pytest.raises(ScoringError, match=r"b\.csv is not the one row"):
             scoring.gathered({"a.csv": [row], "b.csv": rows})
+
+
+def test_a_right_answer_that_its_trace_does_not_come_to_is_luck():
+    for text in ("5 * 7 = 35.", "6 * 1000 = 6000. 1 kg = 2.205 pound."):
+        lucky = rollout("train-0001", 0, text)
+        assert (lucky["verdict"], lucky["trace"]) == ("correct", "unrelated")
+        assert not selection.is_sound(lucky)
+    near = rollout("train-0001", 0, "1 kg = 1000 gram, so 6 kg = 6 * 1000 gram = 5990 gram.")
+    assert selection.is_sound(near)

@@ -98,8 +98,9 @@ def splits(
 ) -> dict[str, Reading]:
     """Return the questions of each split: a person's file where one is given, else generated ones.
 
-    Args: given, split -> path or None; generate, makes split -> rows where one is
-        None; about, what a task can tell of a question by its text and answer. A category that the file states goes before the task's.
+    Args: given, split -> path or None; generate makes split -> rows where one is None;
+        about, what a task can tell of a question by its text and answer. A category that the file
+        states goes before the task's.
     """
     generated = generate() if None in given.values() else {}
     found = {}

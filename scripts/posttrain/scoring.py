@@ -65,18 +65,19 @@ def judge_trace(completion: str) -> dict[str, Any]:
     found = traces.equations(completion, unit_of)
     verdicts = {equation.verdict for equation in found}
     trace = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
-    if trace == "right" and not _leads_to(found[-1].sides[1], answers.parse(completion)):
+    answer = answers.parse(completion)
+    if trace == "right" and answer is not None and not _leads_to(found[-1].sides[1], answer):
         trace = "unrelated"
     return {"trace": trace, "path": [equation.canonical for equation in found]}
 
 
-def _leads_to(side: str, answer: float | None) -> bool:
+def _leads_to(side: str, answer: float) -> bool:
     """Tell whether an equation's right side, in normal form, comes to the answer."""
     try:
         value = float(side.split(" ", 1)[0])
     except ValueError:  # an expression: nothing was worked out
         return False
-    return answer is not None and answers.is_correct(answer, value, ROUNDING, ROUNDING)
+    return answers.is_correct(answer, value, ROUNDING, ROUNDING)
 
 
 def summarised(model: str, adapter: str, verdicts: Sequence[str]) -> dict[str, Any]:

@@ -397,11 +397,9 @@ def _missing(
     model = config["base_model"]
     if not (model == "embedded" or is_folder(model)):
         what = f"is {_shown(model)}, neither embedded nor a folder that exists"
-        is_hub = re.fullmatch(HUB_NAME, model.partition("@")[0], re.ASCII)
-        if is_hub:
+        if re.fullmatch(HUB_NAME, model.partition("@")[0], re.ASCII):
             what += " (a model of a hub is downloaded into a folder first)"
-        instead = "path/to/the/folder" if is_hub else "embedded"
-        yield _fault(("base_model",), what, instead)
+        yield _fault(("base_model",), what, "embedded")
 
     for key in ("train", "valid"):
         path = config["data"][key]
