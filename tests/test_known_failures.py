@@ -24,6 +24,7 @@ from posttrain import (
     answers,
     artifacts,
     models,
+    prompts,
     sampling,
     scoring,
     training,
