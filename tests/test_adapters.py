@@ -93,7 +93,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> N
 
 
 def fresh_over(folder: Path, base: Path) -> None:
-    """What the origin's evaluation did: a new, untrained adapter over the trained one."""
+    """What the course's evaluation did: a new, untrained adapter over the trained one."""
     model = adapters.attach(models.load_model(base.parent, FULL), RECIPE["lora"], seed=1)
     model.save_pretrained(folder, save_embedding_layers=False)
 
@@ -291,7 +291,7 @@ def test_without_a_receipt_an_adapter_must_still_make_a_difference(base, folder,
     assert "with this adapter the base model answers as it does without" in message
 
 
-# The origin's second fault: an untrained adapter over the trained one, between training and use
+# The course's second fault: an untrained adapter over the trained one, between training and use
 
 
 def test_a_fresh_adapter_over_the_trained_one_is_refused_where_peft_scores_the_base(base, folder):

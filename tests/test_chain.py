@@ -3,14 +3,17 @@
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_for_tests import TINY, Chain, fresh_clone
+from chain_for_tests import ROOT, TINY, Chain, fresh_clone
 
 pytestmark = pytest.mark.chain
 
@@ -166,6 +169,23 @@ def test_kept_reasoning_is_among_the_samples_and_right(chain: Chain):
 
 def test_nothing_tried_to_reach_another_machine(chain: Chain):
     assert not (chain / "connections_tried").exists()
+    guarded = (chain / "connections_tried.loaded").read_text(encoding="utf-8").splitlines()
+    assert len(set(guarded)) > sum(WHOLE.values()) - 2, "some jobs ran without the guard"
+
+
+def test_the_guard_refuses_and_writes_down_a_connection(clone: Chain):
+    asked = subprocess.run(
+        [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "tests" / "offline"),
+            "CONNECTIONS_TRIED": str(clone / "tried"),
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert asked.returncode == 1
+    assert "look up 127.0.0.1" in (clone / "tried").read_text(encoding="utf-8")
 
 
 # What a second run does

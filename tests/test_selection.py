@@ -336,5 +336,7 @@ def test_a_right_answer_that_its_trace_does_not_come_to_is_luck():
         lucky = rollout("train-0001", 0, text)
         assert (lucky["verdict"], lucky["trace"]) == ("correct", "unrelated")
         assert not selection.is_sound(lucky)
+    below = rollout("train-0001", 0, "2 - 8 = -6.", answer="-6", gold=-6.0)
+    assert selection.is_sound(below)
     near = rollout("train-0001", 0, "1 kg = 1000 gram, so 6 kg = 6 * 1000 gram = 5990 gram.")
     assert selection.is_sound(near)

@@ -74,7 +74,7 @@ def judge_trace(completion: str) -> dict[str, Any]:
 def _leads_to(side: str, answer: float) -> bool:
     """Tell whether an equation's right side, in normal form, comes to the answer."""
     try:
-        value = float(side.split(" ", 1)[0])
+        value = float(side.replace("- ", "-", 1).split(" ", 1)[0])
     except ValueError:  # an expression: nothing was worked out
         return False
     return answers.is_correct(answer, value, ROUNDING, ROUNDING)

@@ -367,7 +367,9 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
             yield _fault(("rollouts", key), what, most, also=about)
 
     adapters = config["evaluate"]["adapters"]
-    for name, entry in adapters.items():
+    named = [(("evaluate", "adapters"), *one) for one in adapters.items()]
+    named += [(("convert",), *one) for one in config["convert"].items()]
+    for path, name, entry in named:
         better = re.sub(r"[^a-z0-9]+", "_", _text(name)[:LONGEST].lower()).strip("_") or "mine"
         better = f"my_{better}" if better in RESERVED else better
         if name in RESERVED:
@@ -376,7 +378,6 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
             what = "is no name for files (small letters, digits, _ and -, no sign first, up to 64)"
         else:
             continue
-        path = ("evaluate", "adapters")
         yield _fault((*path, name), what, entry, there=(*path, better))
 
     models = [*MODELS, *(name for name in adapters if isinstance(name, str))]
@@ -413,7 +414,13 @@ def _missing(
     for name, entry in config["evaluate"]["adapters"].items():
         inner = () if isinstance(entry, str) else ("folder",)
         folder = entry if isinstance(entry, str) else entry["folder"]
-        if _is_file_name(name) and name not in RESERVED and not is_folder(folder):
+        is_sound = _is_file_name(name) and name not in RESERVED and name not in config["convert"]
+        if is_sound and not is_folder(folder):
             what = f"is {_shown(folder)}, and there is no such folder where snakemake runs"
             path = ("evaluate", "adapters", name, *inner)
             yield _fault(path, what, "path/to/adapter")
+
+    for name, folder in config["convert"].items():
+        if _is_file_name(name) and not is_folder(folder):
+            what = f"is {_shown(folder)}, and there is no such folder where snakemake runs"
+            yield _fault(("convert", name), what, "path/to/adapter")

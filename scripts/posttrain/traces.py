@@ -100,11 +100,6 @@ def equations(text: str, unit_of: UnitOf, tolerance: float = 0.005) -> list[Equa
     return found
 
 
-def distinct_path(text: str, unit_of: UnitOf) -> tuple[str, ...]:
-    """Return the canonical equations of `text` in order: traces that share them reason alike."""
-    return tuple(equation.canonical for equation in equations(text, unit_of))
-
-
 class _Token(NamedTuple):
     """kind: number, operator, negate, (, ), =, break and line (both end a run), or unknown."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Row = Mapping[str, Any]
-# Of AdamW and of clipping: the defaults of transformers' Trainer, which the origin's recipe used.
+# Of AdamW and of clipping: transformers' defaults, which the published recipes for this task use.
 BETAS, EPSILON, LARGEST_GRADIENT = (0.9, 0.999), 1e-8, 1.0
 CANARY_STEPS = 5
 HISTORY = ("step", "epoch", "loss", "grad_norm", "learning_rate")

@@ -32,5 +32,8 @@ def _getaddrinfo(host, *args, **kwargs):
     _refuse(f"look up {host}")
 
 
+with open(os.environ["CONNECTIONS_TRIED"] + ".loaded", "a", encoding="utf-8") as loaded:
+    loaded.write(f"{os.getpid()}\n")
+
 socket.socket = _Socket
 socket.getaddrinfo = _getaddrinfo
