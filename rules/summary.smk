@@ -4,10 +4,13 @@ rule summary:
         code=code_of("scripts/summarise.py"),
     output:
         table="results/summary.csv",
+        receipt="results/summary_receipt.json",
     log:
         "logs/summary.log",
     conda:
         "../envs/light.yaml"
+    params:
+        libraries=libraries_of("scripts/summarise.py"),
     script:
         "../scripts/summarise.py"
 
@@ -20,12 +23,14 @@ rule verdicts:
         code=code_of("scripts/give_verdicts.py"),
     output:
         verdicts="results/verdicts.csv",
+        receipt="results/verdicts_receipt.json",
     log:
         "logs/verdicts.log",
     conda:
         "../envs/light.yaml"
     params:
         recipe=settings_of(require="evaluate.require"),
+        libraries=libraries_of("scripts/give_verdicts.py"),
     script:
         "../scripts/give_verdicts.py"
 

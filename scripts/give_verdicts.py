@@ -1,6 +1,6 @@
 """Rule verdicts: all results in; who passed its bar, and what looks wrong with the others, out."""
 
-from posttrain import artifacts, logs
+from posttrain import artifacts, lineage, logs
 
 with logs.rule_log(snakemake.log[0]):
     from posttrain import diagnosis
@@ -16,3 +16,5 @@ with logs.rule_log(snakemake.log[0]):
         snakemake.params.recipe["require"],
     )
     artifacts.write_csv(snakemake.output.verdicts, verdicts, diagnosis.COLUMNS)
+    receipt = lineage.receipt_of_rule(snakemake, snakemake.params.recipe)
+    artifacts.write_json(snakemake.output.receipt, receipt)

@@ -262,6 +262,36 @@ def test_a_missed_bar_fails_the_run_and_leaves_its_results(chain: Chain, tmp_pat
 # Runs beside the first
 
 
+def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):
+    from safetensors.torch import load_file
+    from torch import save
+
+    folder = chain / "adapters/pickled"
+    folder.mkdir(parents=True)
+    shutil.copy(chain / "results/sft/adapter_config.json", folder)
+    save(load_file(chain / "results/sft/adapter_model.safetensors"), folder / "adapter_model.bin")
+    named = chain.overlay({"evaluate": {"adapters": {"pickled": "adapters/pickled"}}})
+    refused = chain.snakemake("--dry-run", "--configfile", TINY, named)
+    assert refused.status == 1
+    [line] = [line for line in refused.text.splitlines() if "adapter_model.bin" in line]
+    assert "snakemake results/converted/pickled/adapter_model.safetensors" in line
+    convert = re.search(r"--config '([^']*)'", line)[1]
+    weights = "results/converted/pickled/adapter_model.safetensors"
+    said = chain.snakemake(weights, *ONE_CORE, "--configfile", TINY, "--config", convert)
+    assert said.status == 0, said.text
+    adapters = {"pickled": "results/converted/pickled"}
+    now = {"convert": {"pickled": "adapters/pickled"}, "evaluate": {"adapters": adapters}}
+    said = chain.snakemake(
+        "results/pickled_eval.csv", *ONE_CORE, "--configfile", TINY, chain.overlay(now)
+    )
+    assert said.status == 0, said.text
+    _, [row] = table(chain / "results/pickled_eval.csv")
+    assert row["adapter_sha256"] == f"unproven:{sha256(chain / weights)}"
+    assert chain.rows("results/pickled_predictions.jsonl") == chain.rows(
+        "results/sft_predictions.jsonl"
+    )
+
+
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
     of_run = {rule: count for rule, count in WHOLE.items() if rule not in ("base_model", "all")}
