@@ -1,6 +1,7 @@
 rule summary:
     input:
         rows=expand("results/{model}_eval.csv", model=MODELS),
+        receipts=expand("results/{model}_receipt.json", model=MODELS),
         code=code_of("scripts/summarise.py"),
     output:
         table="results/summary.csv",

@@ -21,15 +21,14 @@ def main() -> None:
     try:
         tokenizer = models.load_tokenizer(models.verified(asked.base))
         rows = artifacts.read_jsonl(asked.file)[: asked.rows]
+        shown = [(row["id"], masking.Row(row["input_ids"], row["labels"])) for row in rows]
     except (PosttrainError, OSError) as error:
         sys.exit(f"error: {error}")
-    for row in rows:
-        print(f"{row['id']}:")
-        print(
-            masking.view(
-                tokenizer, masking.Row(row["input_ids"], row["labels"]), sys.stdout.isatty()
-            )
-        )
+    except (ValueError, KeyError, TypeError):
+        sys.exit(f"error: {asked.file} holds no tokenized rows; give results/tokenized/sft.jsonl")
+    for row_id, row in shown:
+        print(f"{row_id}:")
+        print(masking.view(tokenizer, row, sys.stdout.isatty()))
 
 
 if __name__ == "__main__":

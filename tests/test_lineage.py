@@ -13,7 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from posttrain import ancestry, artifacts, lineage, selection
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, ScoringError
 
 HOME = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((HOME / "schemas/receipt.schema.yaml").read_text(encoding="utf-8"))
@@ -418,3 +418,15 @@ def test_colour_marks_what_differs(run):
     red = [line for line in lines if ancestry.RED in line]
     assert [line.split()[-1] for line in red] == [f"results/sft/{ADAPTER}"]
     assert any(line.startswith(f"{ancestry.GREEN}ok") for line in lines)
+
+
+def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("code.py").write_text("x = 1\n", encoding="utf-8")
+    Path("sft_eval.csv").write_text("model,accuracy\nsft,0.587\n", encoding="utf-8")
+    stated = lineage.receipt("evaluate", {"code": "code.py"}, {"row": "sft_eval.csv"}, {}, {})
+    artifacts.write_json("sft_receipt.json", stated)
+    lineage.refuse_changed(["sft_receipt.json"])
+    Path("sft_eval.csv").write_text("model,accuracy\nsft,0.687\n", encoding="utf-8")
+    with pytest.raises(ScoringError, match=r"^sft_eval\.csv was changed since it was written"):
+        lineage.refuse_changed(["sft_receipt.json"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import artifacts
+from posttrain.errors import ScoringError
 from posttrain.imports import library_versions
 
 
@@ -60,3 +61,14 @@ def receipt_of_rule(
         library_versions([Path(path) for path in job.input.code]),
         computed,
     )
+
+
+def refuse_changed(receipt_paths: Iterable[str]) -> None:
+    """Raise ScoringError if an output that a receipt states is not, on the disk, what it states."""
+    for receipt_path in receipt_paths:
+        for path, stated in artifacts.read_json(receipt_path)["outputs"].items():
+            if artifacts.sha256_file(path) != stated:
+                raise ScoringError(
+                    f"{path} was changed since it was written, by {receipt_path}; "
+                    f"make it again: snakemake --force {path}"
+                )
