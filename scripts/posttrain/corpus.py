@@ -163,8 +163,8 @@ def documents(seed: int, kept_out: frozenset[tuple[str, str]]) -> Iterator[str]:
 def of_run(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Return the documents that the run's base model may have read; none if it is not embedded.
 
-    Twice as many as it did read: documents have some 40 tokens on average, and the budget would
-    have to hold 20 a document for one to be missed. A test holds the average.
+    One for every 20 tokens of the budget, more than it read: documents have 40 on average, and even
+    those that a row's end cuts short take more than 20 of it. A test counts them.
     """
     if recipe["base_model"] != "embedded":
         return iter(())
