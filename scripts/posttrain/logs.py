@@ -22,7 +22,9 @@ def rule_log(path: str) -> Iterator[None]:
     any other exception is our fault and takes its traceback along.
     """
     file = logging.FileHandler(path, mode="w", encoding="utf-8")
-    sinks: list[logging.Handler] = [file, logging.StreamHandler()]
+    terminal = logging.StreamHandler()
+    terminal.addFilter(lambda record: not getattr(record, "has_bar", False))
+    sinks: list[logging.Handler] = [file, terminal]
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", handlers=sinks)
     # Their deprecations are for us, not for the person who runs a rule.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
@@ -38,7 +40,7 @@ def rule_log(path: str) -> Iterator[None]:
 
 
 class Progress:
-    """A bar with rate and time left on a terminal; elsewhere a plain log line every tenth.
+    """A bar with rate and time left on a terminal; a plain line every tenth in the log file.
 
     Use as a context manager and call `advance(n)`; `note` is shown beside the count.
     """
@@ -60,11 +62,12 @@ class Progress:
         before, self.done = self.done, self.done + count
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(count)
-        if self.bar.disable and before * 10 // self.total < self.done * 10 // self.total:
+        if before * 10 // self.total < self.done * 10 // self.total:
             seconds = max(time.monotonic() - self.began, 1e-9)
             rate = self.done / seconds
             left = (self.total - self.done) / rate
             log.info(
                 "%s: %d of %d %s, %.1f/s, %.0f s left %s",
                 *(self.what, self.done, self.total, self.unit, rate, left, note),
+                extra={"has_bar": not self.bar.disable},
             )
