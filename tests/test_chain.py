@@ -122,7 +122,7 @@ def test_the_summary_gathers_the_four_models(chain: Chain):
 
 def test_the_end_of_a_run_prints_the_summary(chain: Chain):
     printed = (chain / "said.txt").read_text(encoding="utf-8")
-    end = printed[printed.index("model  questions") :].splitlines()
+    end = printed[printed.index("model questions") :].splitlines()
     assert [line.split()[0] for line in end[1:5]] == list(MODELS)
 
 

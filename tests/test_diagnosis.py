@@ -180,7 +180,7 @@ def test_models_are_compared_on_the_same_questions():
 
 def test_the_table_shows_all_but_the_hashes():
     row = {"model": "sft", "adapter_sha256": "ab", "correct": "12"}
-    assert diagnosis.table([row]) == "model  correct\n  sft       12"
+    assert diagnosis.table([row]) == "model correct\n  sft      12"
 
 
 def test_an_adapter_asked_otherwise_fails_at_any_accuracy():

@@ -109,13 +109,9 @@ def diagnose(
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return the summary's rows as aligned text, without the hashes."""
-    columns = [column for column in rows[0] if column != "adapter_sha256"]
-    lines = [columns, *([row[column] for column in columns] for row in rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    import pandas as pd
+
+    return pd.DataFrame(rows).drop(columns="adapter_sha256").to_string(index=False)
 
 
 def comparisons(
