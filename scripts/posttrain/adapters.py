@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-WEIGHTS, CONFIG, RECEIPT = "adapter_model.safetensors", "adapter_config.json", "receipt.json"
+WEIGHTS, CONFIG, RECEIPT = weights.WEIGHTS, "adapter_config.json", "receipt.json"
 PROBES = 8
 # Nats per supervised token by which a loaded model may differ from its receipt. Float32 differs in
 # the order of sums alone; bfloat16 keeps 8 bits of each weight, activation and merge.

@@ -120,23 +120,14 @@ def training_pair(
         `prompts` and with `answer_digits`, the significant digits of an answer given as a number.
     Raises: PromptError naming the row.
     """
-    try:
-        return _pair(tokenizer, row, style, recipe)
-    except PromptError as error:
-        raise PromptError(f"row {row['id']}: {error}") from error
-
-
-def _pair(
-    tokenizer: "PreTrainedTokenizerBase",
-    row: Mapping[str, Any],
-    style: Style,
-    recipe: Mapping[str, Any],
-) -> tuple[str, str]:
     answer = row["answer"]
     written = answer if isinstance(answer, str) else formatted(answer, recipe["answer_digits"])
-    prompt = render(tokenizer, row["question"], style, recipe["prompts"])
     reasoning = None if style == "answer" else row["reasoning"]
-    return prompt.text, joined(prompt, completion(written, reasoning))
+    try:
+        prompt = render(tokenizer, row["question"], style, recipe["prompts"])
+        return prompt.text, joined(prompt, completion(written, reasoning))
+    except PromptError as error:
+        raise PromptError(f"row {row['id']}: {error}") from error
 
 
 def _chat(
