@@ -4,16 +4,19 @@ import csv
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import chaos
 import pytest
 from chain_for_tests import ROOT, TINY, Chain, fresh_clone
+from changes import CHANGES, Change, planned
 
 pytestmark = pytest.mark.chain
 
@@ -203,31 +206,19 @@ def test_a_deleted_result_is_made_again_and_gathered(chain: Chain):
     assert "wildcards: model=rft" in said.text
 
 
-@pytest.mark.parametrize(
-    ("settings", "planned"),
-    [
-        pytest.param({"rft": {"learning_rate": 0.002}}, TRAIN_RFT, id="a value of one stage"),
-        pytest.param({"rft": {"epochs": 8, "batch_size": 2}}, TRAIN_RFT, id="two values swapped"),
-        pytest.param({"evaluate": {"limit": 10}}, {"evaluate": 4, **GATHER}, id="the evaluators'"),
-    ],
-)
-def test_a_changed_setting_reruns_what_reads_it(
-    chain: Chain, settings: dict[str, Any], planned: dict[str, int]
-):
-    assert chain.plan("--configfile", TINY, chain.overlay(settings)).jobs == planned
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.what)
+def test_a_change_reruns_what_reads_it_and_nothing_else(chain: Chain, change: Change):
+    assert planned(chain, change) == change.expected
 
 
-def test_a_changed_module_reruns_what_imports_it(chain: Chain):
-    with chain.with_line("scripts/posttrain/selection.py", "# changed"):
-        said = chain.plan("--configfile", TINY)
-    assert said.jobs == {"select_rft_data": 1, "tokenize_rft": 1, **TRAIN_RFT}
-
-
-def test_touched_files_rerun_nothing(chain: Chain):
-    for pattern in ("scripts/**/*.py", "config.yaml", "resources/**/*", "results/**/*.jsonl"):
-        for file in chain.folder.glob(pattern):
-            file.touch()
-    assert chain.plan("--configfile", TINY).jobs == {}
+def test_stopped_runs_and_failing_disks_lose_nothing(chain: Chain, tmp_path: Path):
+    """A few of what `make chaos` does by the hundred."""
+    wanted = chaos.hashes(chain)
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow", symlinks=True))
+    chance = random.Random(3)
+    chaos.fail_often(again, wanted, 2, chance)
+    shutil.rmtree(again / "results")
+    chaos.strike_often(again, wanted, [signal.SIGKILL, signal.SIGINT, signal.SIGKILL], chance)
 
 
 def test_a_fresh_clone_plans_the_whole_chain_for_one_result(clone: Chain):
