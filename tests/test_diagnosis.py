@@ -183,7 +183,7 @@ def test_an_error_of_the_verifier_fails_at_any_accuracy_and_is_named():
         "it failed on 2 of 100 completions, first on that of valid-0099: "
         "'ValueError: no\\nsuch digit'"
     )
-    with pytest.raises(ScoringError, match="sft does not pass: .* error of the verifier, it fail"):
+    with pytest.raises(ScoringError, match=r"sft does not pass: .* error of the verifier, it fail"):
         diagnosis.refuse_failed([row])
 
 
