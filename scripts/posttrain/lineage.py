@@ -12,6 +12,8 @@ from posttrain import artifacts
 from posttrain.errors import ScoringError
 from posttrain.imports import library_versions
 
+PARTS = ("stage", "inputs", "code", "outputs", "settings", "libraries", "computed")
+
 
 def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
     """Return path -> sha256 for the values of a mapping of names to one or several paths."""
@@ -31,7 +33,7 @@ def origin(
     Args: inputs, by name as the rule declares them, the code under `code`; settings, what the
         stage read of the config; computed, on what it ran, where that changes bytes.
     """
-    return {
+    found = {
         "stage": stage,
         "inputs": hashes({name: paths for name, paths in inputs.items() if name != "code"}),
         "code": hashes({"code": inputs["code"]}),
@@ -39,6 +41,15 @@ def origin(
         "libraries": dict(libraries),
         "computed": dict(computed or {}),
     }
+    return found | {"seal": seal(found)}
+
+
+def seal(receipt: Mapping[str, Any]) -> str:
+    """Return the sha256 of the parts that every receipt has: an edit by hand breaks it.
+
+    It is against slips alone. Who recomputes it is seen only where a later stage read the receipt.
+    """
+    return artifacts.sha256_json({part: receipt[part] for part in PARTS})
 
 
 def origin_of_rule(
