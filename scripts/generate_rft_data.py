@@ -1,4 +1,4 @@
-"""Rule generate_rft_data: questions and the SFT adapter in; every sampled completion out."""
+"""Rule generate_rft_data: questions and the SFT adapter in; a shard's completions out."""
 
 from pathlib import Path
 
@@ -18,6 +18,8 @@ with logs.rule_log(snakemake.log[0]):
         tokenizer,
         artifacts.read_jsonl(snakemake.input.questions),
         recipe,
+        int(snakemake.wildcards.shard),
+        int(snakemake.wildcards.shards),
     )
     adapters.refuse_changed(sft)
     artifacts.write_jsonl(snakemake.output.rollouts, rows)
