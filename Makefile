@@ -1,4 +1,5 @@
 # make run: the whole chain.  make test: the tests.  Both first bring .venv up to date.
+# make test-slurm: the workflow on a Slurm cluster, which it sets up on a Debian machine, as root.
 # ARGS is handed on: make run ARGS="--configfile mine.yaml", make test ARGS="-k masking".
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ endif
 STAMP := .venv/up-to-date
 IN_VENV := . .venv/bin/activate &&
 
-.PHONY: setup run test lint lock
+.PHONY: setup run test test-slurm lint lock
 
 setup: $(STAMP)
 
@@ -22,6 +23,12 @@ run: setup
 
 test: setup
 	$(IN_VENV) pytest $(ARGS)
+
+test-slurm: setup requirements-slurm.txt
+	PATH="$$PATH:/usr/sbin"; command -v munged && command -v slurmctld && command -v slurmd || \
+		(apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge)
+	$(IN_VENV) pip install --quiet --requirement requirements-slurm.txt
+	$(IN_VENV) pytest -m slurm $(ARGS)
 
 lint: setup
 	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint
