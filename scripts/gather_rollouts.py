@@ -1,8 +1,8 @@
 """Rule gather_rollouts: the rollouts of all shards in; one file of them, in order, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     lineage.refuse_changed(snakemake.input.receipts)
     shards = [artifacts.read_jsonl(path) for path in snakemake.input.rollouts]
     rows = [row for shard in shards for row in shard]

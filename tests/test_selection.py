@@ -214,7 +214,7 @@ def test_the_rollouts_do_not_depend_on_the_number_of_shards(tokenizer, tmp_path)
     written, chunks = {}, {}
     for shards in (1, 2, 5):
         parts = [
-            rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE, shard, shards)
+            rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE, None, shard, shards)
             for shard in range(1, shards + 1)
         ]
         artifacts.write_jsonl(tmp_path / "round1.jsonl", [row for part in parts for row in part])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain import sampling, scoring
+from posttrain.checkpoints import Checkpoints
 from posttrain.logs import Progress, log
 from posttrain.prompts import fed
 
@@ -94,11 +95,13 @@ def sample(
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
+    kept: Checkpoints | None = None,
     shard: int = 1,
     shards: int = 1,
 ) -> list[dict[str, Any]]:
     """Return the rollouts of a shard, chunk by chunk; all shards, in order, make the whole.
 
+    Args: kept, the chunks that a job before this one has sampled.
     Raises: ScoringError if the verifier fails its own test, before anything is sampled.
     """
     golds = [question["answer"] for question in questions]
@@ -109,6 +112,13 @@ def sample(
     log.info("shard %d of %d: %d of %d chunks", shard, shards, len(own), len(every))
     with Progress(sum(len(members) for _, members in own), "sampling", "questions") as progress:
         for chunk, members in own:
-            found += sample_chunk(sft, sampler, tokenizer, members, chunk, recipe)
+            name = f"chunk{chunk:05d}"
+            if kept and (done := kept.load(name)):
+                _, rows = done
+            else:
+                rows = sample_chunk(sft, sampler, tokenizer, members, chunk, recipe)
+                if kept:
+                    kept.save(name, {}, rows)
+            found += rows
             progress.advance(len(members), f"{len(found)} samples")
     return found
