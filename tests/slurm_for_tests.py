@@ -39,8 +39,8 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000 Gres=gpu:{gpus}
 PartitionName=test Nodes={host} Default=YES MaxTime=60
 ReturnToService=2
 SchedulerParameters=sched_interval=2
-# The plugin asks squeue, which knows a job so many seconds after its end.
-MinJobAge=300
+# So many seconds after its end squeue knows a job: the plugin asks it, and so do the tests.
+MinJobAge=3600
 """
 
 
@@ -140,7 +140,14 @@ def slurm(folder: Path, cpus: int, gpus: int) -> Iterator[None]:
         *(f"--pid-file={files['pid']}", f"--log-file={files['log']}"),
         f"--seed-file={files['seed']}",
     ]
-    os.environ["SLURM_CONF"] = str(conf)
+    # Within a job the plugin takes SLURM_CONF away from srun, which would look in /etc/slurm.
+    srun = folder / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun")} "$@"\n')
+    srun.chmod(0o755)
+    changed = {"SLURM_CONF": str(conf), "PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}"}
+    before = dict(os.environ)
+    os.environ.update(changed)
     try:
         with daemon(folder, daemons["munged"], *munge):
             wait_for("munged", files["socket"].exists)
@@ -163,4 +170,5 @@ def slurm(folder: Path, cpus: int, gpus: int) -> Iterator[None]:
         print(logs_of(folder))
         raise
     finally:
-        del os.environ["SLURM_CONF"]
+        os.environ.clear()
+        os.environ.update(before)
