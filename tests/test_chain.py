@@ -43,6 +43,7 @@ WHOLE = {
     "tokenize_sft": 1,
     "sft_train": 1,
     "generate_rft_data": 1,
+    "gather_rollouts": 1,
     "select_rft_data": 1,
     "tokenize_rft": 1,
     **TRAIN_RFT,
@@ -302,6 +303,20 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
 
 
 # Runs beside the first
+
+
+def test_two_shards_make_the_rollouts_that_one_made(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    configs = ("--configfile", TINY, again.overlay({"rollouts": {"shards": 2}}))
+    whole = "results/rollouts/round1.jsonl"
+    (again / whole).unlink()
+    said = again.snakemake(*ONE_CORE, *configs, "--", whole)
+    assert said.status == 0, said.text
+    assert said.jobs == {"generate_rft_data": 2, "gather_rollouts": 1}
+    assert (again / whole).read_bytes() == (chain / whole).read_bytes()
+    shards = [again.rows(f"results/rollouts/round1/shard_{n}_of_2.jsonl") for n in (1, 2)]
+    assert [{row["chunk"] for row in shard} for shard in shards] == [{0}, {1}]
+    assert again.plan(*configs).jobs == {}, "the same bytes rerun nothing"
 
 
 def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):

@@ -9,7 +9,7 @@ import torch
 from models_for_tests import llama, parrot
 from tokenizers_for_tests import build
 
-from posttrain import answers, evaluation, rollouts, scoring, selection, traces
+from posttrain import answers, artifacts, evaluation, rollouts, scoring, selection, traces
 from posttrain.errors import ScoringError
 from posttrain.sampling import Completion
 from posttrain.statistics import mcnemar, wilson
@@ -269,6 +269,31 @@ def test_a_chunk_is_the_same_whatever_was_sampled_before_it(tokenizer):
     seeds = {rollouts.chunk_seed(s, r, c) for s in range(5) for r in (1, 2) for c in range(100)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_rollouts_do_not_depend_on_the_number_of_shards(tokenizer, tmp_path):
+    """Bytes, as the rules write them; of three chunks, five shards leave two without any."""
+    sampler = llama(len(tokenizer))
+    written, chunks = {}, {}
+    for shards in (1, 2, 5):
+        parts = [
+            rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE, None, shard, shards)
+            for shard in range(1, shards + 1)
+        ]
+        artifacts.write_jsonl(tmp_path / "round1.jsonl", [row for part in parts for row in part])
+        written[shards] = (tmp_path / "round1.jsonl").read_bytes()
+        chunks[shards] = [sorted({row["chunk"] for row in part}) for part in parts]
+    assert chunks == {1: [[0, 1, 2]], 2: [[0], [1, 2]], 5: [[], [0], [], [1], [2]]}
+    assert written[1] == written[2] == written[5]
+    assert written[1].count(b"\n") == 10 * 5
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 100])
+def test_every_chunk_is_in_one_shard_and_shards_are_alike_in_size(shards):
+    parts = [rollouts.shard_of(range(23), shard, shards) for shard in range(1, shards + 1)]
+    assert [chunk for part in parts for chunk in part] == list(range(23))
+    sizes = {len(part) for part in parts}
+    assert max(sizes) - min(sizes) <= 1
 
 
 def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="answer"):

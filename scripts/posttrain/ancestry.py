@@ -269,7 +269,8 @@ def _after(
             )
             if line:
                 yield line
-                yield from _after(stages, written, found, check)
+                if written != sha256:  # of a copy, the readers are all asked already
+                    yield from _after(stages, written, found, check)
 
 
 def _standing(

@@ -12,7 +12,7 @@ import torch
 
 from posttrain import sampling, scoring
 from posttrain.checkpoints import Checkpoints
-from posttrain.logs import Progress
+from posttrain.logs import Progress, log
 from posttrain.prompts import fed
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ Question = Mapping[str, Any]
 def chunks(questions: Sequence[Question], size: int) -> list[Sequence[Question]]:
     """Return runs of `size` consecutive questions; the last may be shorter."""
     return [questions[start : start + size] for start in range(0, len(questions), size)]
+
+
+def shard_of(items: Sequence[Any], shard: int, shards: int) -> Sequence[Any]:
+    """Return part `shard`, from 1 on, of `items` cut in order into `shards` parts alike in size."""
+    return items[len(items) * (shard - 1) // shards : len(items) * shard // shards]
 
 
 def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
@@ -89,16 +94,22 @@ def sample(
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
     kept: Checkpoints | None = None,
+    shard: int = 1,
+    shards: int = 1,
 ) -> list[dict[str, Any]]:
-    """Return the rollouts of all questions, chunk by chunk; `kept` has those of a job before.
+    """Return the rollouts of a shard, chunk by chunk; all shards, in order, make the whole.
 
+    Args: kept, the chunks that a job before this one has sampled.
     Raises: ScoringError if the verifier fails its own test, before anything is sampled.
     """
     golds = [question["answer"] for question in questions]
     scoring.self_test(golds, recipe["answer_digits"], recipe)
     found = []
-    with Progress(len(questions), "sampling", "questions") as progress:
-        for chunk, members in enumerate(chunks(questions, recipe["questions_per_chunk"])):
+    every = list(enumerate(chunks(questions, recipe["questions_per_chunk"])))
+    own = shard_of(every, shard, shards)
+    log.info("shard %d of %d: %d of %d chunks", shard, shards, len(own), len(every))
+    with Progress(sum(len(members) for _, members in own), "sampling", "questions") as progress:
+        for chunk, members in own:
             name = f"chunk{chunk:05d}"
             if kept and (done := kept.load(name)):
                 _, rows = done
