@@ -51,6 +51,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.close(folder)
 
 
+@contextmanager
+def filling(folder: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which takes its name on success and is gone otherwise.
+
+    Raises: FileExistsError, at once, if `folder` is there and is not an empty folder.
+    """
+    folder = Path(folder)
+    if folder.is_symlink() or (
+        folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise FileExistsError(f"{folder} is there already, and not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 with line feeds, whole or not at all."""
     with replacing(path) as temporary:
