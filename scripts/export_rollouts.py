@@ -1,8 +1,8 @@
 """Rule export_rollouts: the kept rollouts in; the same as [[question, answer, reasoning]] out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import triples
 
     kept = artifacts.read_jsonl(snakemake.input.rows)

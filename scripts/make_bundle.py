@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     import yaml
 
     from posttrain import bundle

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import devices, merging
 
     devices.use_threads(snakemake.threads)
     folder = Path(snakemake.output.weights).parent
     merged = merging.merge(snakemake.input.base, Path(snakemake.input.adapter[0]).parent, folder)
-    receipt = lineage.receipt_of_rule(
-        snakemake, {}, merging.computed(snakemake.threads), merging.files_of(folder)
-    )
+    origin = lineage.origin_of_rule(snakemake, {}, merging.computed(snakemake.threads))
+    receipt = lineage.receipt(origin, merging.files_of(folder))
     artifacts.write_json(snakemake.output.receipt, receipt | {"merged": merged})

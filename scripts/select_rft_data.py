@@ -1,8 +1,8 @@
 """Rule select_rft_data: all rollouts in; the ones worth training on, and their count, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import selection
 
     recipe = snakemake.params.recipe

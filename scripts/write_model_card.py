@@ -1,8 +1,8 @@
 """Rule model_card: the receipts of an adapter and its figures in; a card for people out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import card, diagnosis
 
     given, model = snakemake.input, snakemake.wildcards.model

@@ -43,3 +43,7 @@ class RolloutError(PosttrainError):
 
 class BundleError(PosttrainError):
     """A bundle is too large to be made, or is not one that may be unpacked."""
+
+
+class BusyError(PosttrainError):
+    """Another run is at work in the same folder."""
