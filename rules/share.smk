@@ -1,7 +1,7 @@
 # What is given away. No rule here is part of a run: each is asked for by the name of its output.
 ADAPTERS = [model for model, entry in MODELS.items() if entry["adapter"]]
 THEIRS = [model for model in ADAPTERS if model not in ("sft", "rft")]
-# The receipts that lead to an adapter of the run, its training's last.
+# The receipts that tell how an adapter was made, its training's last; of somebody else's its own.
 STAGES = {
     "sft": [
         rules.questions.output.receipt,
@@ -15,25 +15,14 @@ STAGES = {
         rules.tokenize_rft.output.receipt,
         rules.choose_round.output.receipt,
     ],
+    **{model: adapter_files(model)[2:] for model in THEIRS},
 }
-# Of the workflow itself, what a bundle takes along.
+# Of the workflow itself, what a bundle takes along where it is there.
 WORKFLOW_FILES = (
     *("Snakefile", "Makefile", "README.md", "LICENSE", "requirements*", "pyproject.toml"),
     *("rules/*.smk", "scripts/**/*.py", "schemas/*.yaml", "envs/*.yaml", "presets/*"),
     "profiles/*/config.yaml",
 )
-
-
-def stages_of(model: str) -> list[str]:
-    """Return the receipts that tell how an adapter was made, its training's last."""
-    receipt = adapter_files(model)[2:]  # somebody else's may have none
-    return STAGES.get(model, receipt)
-
-
-def workflow_files(wildcards) -> list[str]:
-    """Return the files of the workflow; those that a copy of it lacks are left out."""
-    found = (file for pattern in WORKFLOW_FILES for file in HOME.glob(pattern))
-    return sorted(os.path.relpath(file) for file in found if file.is_file())
 
 
 rule export_rollouts:
@@ -87,7 +76,7 @@ rule model_card:
     input:
         base=BASE_MODEL,
         adapter=lambda wildcards: adapter_files(wildcards.model),
-        stages=lambda wildcards: stages_of(wildcards.model),
+        stages=lambda wildcards: STAGES[wildcards.model],
         data=lambda wildcards: [
             rules.questions.output.train,
             rules.questions.output.valid,
@@ -145,7 +134,12 @@ rule bundle:
             ),
         ],
         theirs=[path for model in THEIRS for path in adapter_files(model)],
-        workflow=workflow_files,
+        workflow=lambda wildcards: [
+            os.path.relpath(file)
+            for pattern in WORKFLOW_FILES
+            for file in sorted(HOME.glob(pattern))
+            if file.is_file()
+        ],
         code=code_of("scripts/make_bundle.py"),
     output:
         zip="results/bundle.zip",

@@ -187,7 +187,7 @@ def test_a_fault_is_said_in_one_line(text, tmp_path, monkeypatch):
 
 def test_what_a_line_says_to_write_is_yaml_that_mends_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("my_train.csv", "my_valid.csv"):
+    for name in ("my_train.csv", "my_valid.csv", "my_rollouts.json"):
         (tmp_path / name).touch()
     for folder in ("path/to/adapter", "x", "y"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
