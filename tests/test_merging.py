@@ -46,6 +46,8 @@ def test_the_folder_is_complete_in_float32_and_the_tokenizer_the_same_bytes(base
     with safe_open(tmp_path / "merged/model.safetensors", "pt") as file:
         assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F32"}  # noqa: SIM118
     assert json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == "float32"
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "merged").iterdir()}
+    assert modes == {0o644}, "not for everyone to read"
     files = merging.files_of(tmp_path / "merged")["files"]
     assert {Path(file).name for file in files} == names
 

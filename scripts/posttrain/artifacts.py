@@ -194,6 +194,12 @@ def remove(files: Iterable[Path]) -> None:
         file.unlink(missing_ok=True)
 
 
+def make_readable(files: Iterable[Path]) -> None:
+    """Let everyone read the files: libraries make some for their owner alone."""
+    for file in files:
+        file.chmod(0o644)
+
+
 def remove_folders(folders: Iterable[Path]) -> None:
     """Remove those of the folders that are there, with all they hold."""
     for folder in list(folders):

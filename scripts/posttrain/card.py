@@ -14,8 +14,8 @@ from posttrain import artifacts
 
 ABOUT = {
     "sft": "supervised fine-tuning on bare answers",
-    "rft": "rejection-sampling fine-tuning (arXiv 2308.01825): on reasoning of its base model "
-    "whose answer and every equation a program found right",
+    "rft": "rejection-sampling fine-tuning (arXiv 2308.01825) on sampled reasoning whose answer "
+    "and every equation a program found right",
 }
 SHOWN = 12  # digits of a sha256 that a table of figures has room for
 
@@ -109,21 +109,19 @@ def _what(evidence: Evidence) -> str:
     weights = ", ".join(f"`{n}` {files[n]}" for n in sorted(files) if n.endswith(".safetensors"))
     made = ABOUT.get(evidence.model)
     how = f"made by {made}" if made else "of somebody else's making, scored beside the others"
-    receipt = "" if evidence.stages else " It has no receipt: what made it is not known."
-    return f"A LoRA adapter, {how}. Its base model is {_base(evidence)}: {weights}.{receipt}"
+    unknown = "" if evidence.stages else " It has no receipt: what made it is not known."
+    return f"A LoRA adapter, {how}.{unknown}\n\nBase model: {_base(evidence)}; sha256: {weights}."
 
 
 def _base(evidence: Evidence) -> str:
     origin = evidence.manifest["origin"]
-    return "pretrained from scratch by the same run" if "stage" in origin else evidence.base_model
+    return "pretrained from scratch by this workflow" if "stage" in origin else evidence.base_model
 
 
 def _figures(evidence: Evidence) -> Iterable[str]:
-    asked = evidence.evaluation["settings"]
     yield (
-        f"{_row(evidence)['questions']} validation questions, each asked once, greedily, with at "
-        f"most {asked['max_new_tokens']} tokens to answer; right within "
-        f"{asked['relative_tolerance']:.0%} of the true value. Intervals are Wilson's at 95 %."
+        f"{_row(evidence)['questions']} validation questions, each asked once, greedily. Intervals "
+        "are Wilson's at 95 %."
     )
     columns = ("model", "accuracy", "interval", "correct", "answer rate", "adapter")
     yield _table(
@@ -172,16 +170,14 @@ def _yields(evidence: Evidence) -> Iterable[str]:
 
 
 def _recipe(evidence: Evidence) -> Iterable[str]:
-    if not evidence.stages:
-        yield "Not known."
-        return
-    stages = evidence.stages.values()
-    settings = ((r["stage"], *pair) for r in stages for pair in _flat(r["settings"]))
+    stages = [*evidence.stages.values(), evidence.evaluation]
+    settings = ((one["stage"], *pair) for one in stages for pair in _flat(one["settings"]))
     yield _table(("stage", "setting", "value"), settings)
-    *_, training = stages
-    made_by = [*training["libraries"].items(), *_flat(training["computed"])]
-    yield "Trained with:"
-    yield _table(("with", "version or value"), made_by)
+    if evidence.stages:
+        *_, training = evidence.stages.values()
+        yield "Trained with:"
+        made_by = [*training["libraries"].items(), *_flat(training["computed"])]
+        yield _table(("with", "version or value"), made_by)
 
 
 def _flat(settings: Row, before: str = "") -> Iterable[tuple[str, str]]:

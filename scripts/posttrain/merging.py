@@ -36,6 +36,7 @@ def merge(manifest_path: str | Path, adapter: str | Path, folder: str | Path) ->
     for name in models.stated_files(manifest_path):
         if name not in OF_THE_MODEL and not name.endswith(".safetensors"):
             artifacts.copy(base / name, folder / name)
+    artifacts.make_readable(models.model_files(folder))
     adapters.refuse_changed(loaded)
     merged = models.load_model(folder, torch.float32)
     _refuse_other_weights(merged, loaded.model, folder)
