@@ -40,7 +40,7 @@ rule generate_rft_data:
 
 rule select_rft_data:
     input:
-        rollouts=rules.generate_rft_data.output.rollouts,
+        rollouts="results/rollouts/round1.jsonl",  # by its path: sampled, or somebody's own
         code=code_of("scripts/select_rft_data.py"),
     output:
         rows="results/rft_data/round1.jsonl",

@@ -268,6 +268,17 @@ def test_each_run_of_a_sweep_gives_away_its_own(chain: Chain):
     targets = [f"results/sweeps/{run}/bundle.zip" for run in ("seed1", "rank8")]
     said = chain.plan("--snakefile", "presets/sweep.smk", "--configfile", TINY, "--", *targets)
     assert {"seed1_bundle", "rank8_bundle", "seed1_model_card"} <= said.jobs.keys()
-    written = re.findall(r"(?m)^    output: (.*)$", said.text)
-    assert written
-    assert not [one for one in written if "/sweeps/" not in one and "base_model" not in one]
+    lines = re.findall(r"(?m)^    output: (.*)$", said.text)
+    written = [path for line in lines for path in line.split(", ")]
+    assert "results/sweeps/seed1/rft/README.md" in written
+    assert not [path for path in written if "/sweeps/" not in path and "base_model" not in path]
+
+
+def test_a_sweep_takes_the_same_file_of_rollouts(chain: Chain):
+    (chain / "mine.json").write_text("[]")
+    overlay = chain.overlay({"rollouts": {"file": "mine.json"}}, "own.yaml")
+    configs = ("--snakefile", "presets/sweep.smk", "--configfile", TINY, overlay)
+    said = chain.plan(*configs, "--", "results/sweeps/seed1/rft_eval.csv")
+    assert said.jobs.keys() >= {"seed1_import_rollouts", "seed1_select_rft_data"}
+    assert "seed1_generate_rft_data" not in said.jobs
+    assert "    input: mine.json, results/sweeps/seed1/questions/train.jsonl" in said.text
