@@ -11,10 +11,12 @@ include: "rules/base_model.smk"
 include: "rules/questions.smk"
 include: "rules/sft.smk"
 include: "rules/rollouts.smk"
+include: "rules/import_rollouts.smk"
 include: "rules/rft.smk"
 include: "rules/convert.smk"
 include: "rules/evaluate.smk"
 include: "rules/summary.smk"
+include: "rules/share.smk"
 
 
 rule all:

@@ -66,7 +66,7 @@ rule gather_rollouts:
 
 rule select_rft_data:
     input:
-        rollouts=rules.gather_rollouts.output.rollouts,
+        rollouts="results/rollouts/round1.jsonl",  # by its path: sampled, or somebody's own
         code=code_of("scripts/select_rft_data.py"),
     output:
         rows="results/rft_data/round1.jsonl",

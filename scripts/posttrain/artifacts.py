@@ -42,7 +42,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes it private; outputs are for everyone to read
         _take_name(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -50,7 +49,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(folder: str | Path) -> Iterator[Path]:
+def files_into(folder: str | Path) -> Iterator[Path]:
     """Yield a folder beside `folder`; on success its files move there, each whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +60,7 @@ def filling(folder: str | Path) -> Iterator[Path]:
 
 
 def _take_name(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o644)  # made private; outputs are for everyone to read
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -69,6 +69,28 @@ def _take_name(temporary: Path, path: Path) -> None:
         os.fsync(folder)  # the rename itself must survive a power cut
     finally:
         os.close(folder)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which takes its name on success and is gone otherwise.
+
+    Raises: FileExistsError, at once, if `folder` is there and is not an empty folder.
+    """
+    folder = Path(folder)
+    if folder.is_symlink() or (
+        folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise FileExistsError(f"{folder} is there already, and not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -167,8 +167,8 @@ def save(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    _clear(folder)
-    with artifacts.filling(folder) as beside:
+    clear(folder)
+    with artifacts.files_into(folder) as beside:
         tokenizer.save_pretrained(beside)
         model.save_pretrained(beside)
 
@@ -184,11 +184,11 @@ def link(source: str | Path, folder: str | Path) -> None:
             f"base_model: {source} is where the workflow keeps its own copy; name the folder that "
             "the model came from"
         )
-    _clear(folder)
+    clear(folder)
     artifacts.link_all(files, Path(folder))
 
 
-def _clear(folder: str | Path) -> None:
+def clear(folder: str | Path) -> None:
     """Remove the files of a model that stood in `folder` before.
 
     Writing through a link would change a person's own model, and a shard that stayed would count

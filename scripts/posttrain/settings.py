@@ -411,6 +411,11 @@ def _missing(
             what = f"is {_shown(path)}, and there is no such file where snakemake runs"
             yield _fault(("data", key), what, f"my_{key}.csv")
 
+    path = config["rollouts"]["file"]
+    if path is not None and not (path.lower().endswith(".json") and is_file(path)):
+        what = f"is {_shown(path)}, and there is no such .json file where snakemake runs"
+        yield _fault(("rollouts", "file"), what, "my_rollouts.json")
+
     for name, entry in config["evaluate"]["adapters"].items():
         inner = () if isinstance(entry, str) else ("folder",)
         folder = entry if isinstance(entry, str) else entry["folder"]
