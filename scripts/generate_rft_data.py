@@ -1,4 +1,4 @@
-"""Rule generate_rft_data: questions and the SFT adapter in; every sampled completion out."""
+"""Rule generate_rft_data: questions, SFT adapter and sampler in; every sampled completion out."""
 
 from pathlib import Path
 
@@ -9,13 +9,12 @@ with logs.rule_log(snakemake.log[0]):
 
     recipe = snakemake.params.recipe | {"round": snakemake.params.round}
     devices.use_threads(snakemake.threads)
-    folder = models.verified(snakemake.input.base)
-    tokenizer = models.load_tokenizer(folder)
+    folders = [models.verified(m) for m in (snakemake.input.base, snakemake.input.sampler)]
     sft = adapters.load(snakemake.input.base, Path(snakemake.input.adapter).parent)
     rows = rollouts.sample(
         adapters.ready(sft),
-        devices.ready(models.load_model(folder, devices.FULL)),
-        tokenizer,
+        devices.ready(models.load_model(folders[1], devices.FULL)),
+        [models.load_tokenizer(folder) for folder in folders],
         artifacts.read_jsonl(snakemake.input.questions),
         recipe,
     )

@@ -34,7 +34,7 @@ def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
 def sample_chunk(
     sft: "PreTrainedModel",
     sampler: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     chunk: int,
     recipe: Mapping[str, Any],
@@ -42,8 +42,10 @@ def sample_chunk(
     """Return every sampled completion of a chunk with its verdicts, question by question.
 
     A question that `sft` answers rightly gets few samples, another many: they pay where it is
-    hard. `sampler` is asked for its reasoning, after the worked examples of the config.
+    hard. `sampler` is asked for its reasoning, after the worked examples of the config. Each is
+    asked through its own of the two `tokenizers`.
     """
+    tokenizer, own = tokenizers
     asked = [ids for _, ids in fed(tokenizer, questions, "answer", recipe["prompts"])]
     limits = (recipe["max_new_tokens"], recipe["batch_size"])
     bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
@@ -58,9 +60,9 @@ def sample_chunk(
     ]
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
     generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
-    asked = [ids for _, ids in fed(tokenizer, questions, "worked", recipe["prompts"])]
+    asked = [ids for _, ids in fed(own, questions, "worked", recipe["prompts"])]
     sampled = sampling.complete(
-        sampler, tokenizer, asked, counts, *limits, recipe["temperature"], generator
+        sampler, own, asked, counts, *limits, recipe["temperature"], generator
     )
     return [
         {
@@ -86,7 +88,7 @@ def sample_chunk(
 def sample(
     sft: "PreTrainedModel",
     sampler: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
@@ -99,6 +101,6 @@ def sample(
     found = []
     with Progress(len(questions), "sampling", "questions") as progress:
         for chunk, members in enumerate(chunks(questions, recipe["questions_per_chunk"])):
-            found += sample_chunk(sft, sampler, tokenizer, members, chunk, recipe)
+            found += sample_chunk(sft, sampler, tokenizers, members, chunk, recipe)
             progress.advance(len(members), f"{len(found)} samples")
     return found
