@@ -1,13 +1,20 @@
 """A hub's model is fetched once, whole, as its commit states it; what goes wrong is one line."""
 
 import hashlib
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from chain_for_tests import ROOT, Chain, fresh_clone
 from hub_for_tests import Hub, git_id, serving
+from test_chain import smollm2_of_random_weights
 from test_models import contents, refusal, same_weights, save_sharded
 from training_for_tests import save_base, tiny_model
 
@@ -343,3 +350,219 @@ def test_progress_is_in_megabytes_and_ends_at_all_of_them(server, tmp_path, capl
     with caplog.at_level("INFO", logger="posttrain"):
         fetch(tmp_path)
     assert re.search(rf"fetching {NAME}: 1 of 1 MB", caplog.text)
+
+
+# The whole chain, as people run it
+
+SMOLLM2, LARGER = "HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+PRESET = "presets/smollm2-360m-best.yaml"
+SIZES = {
+    "data": {"train_size": 12, "valid_size": 12},
+    "sft": {"epochs": 2, "batch_size": 6},
+    "rft": {"epochs": 2, "batch_size": 6},
+    "rollouts": {
+        "samples_per_question": 2,
+        "samples_when_sft_is_right": 2,
+        "keep_per_question": 2,
+        "max_new_tokens": 60,
+    },
+    "evaluate": {
+        "max_new_tokens": 12,
+        "require": {name: {"accuracy": 0, "answer_rate": 0} for name in ("sft", "rft")},
+    },
+}
+
+
+def teach(folder: Path, settings: dict[str, Any]) -> None:
+    """Teach the model in `folder` to reason about the very questions that the chain will ask.
+
+    Sampling from fresh weights finds nothing right, and the chain then ends at the selection.
+    """
+    import torch
+
+    from posttrain import prompts, units
+    from posttrain.answers import formatted
+
+    tokenizer = models.load_tokenizer(folder)
+    data = SIZES["data"]
+    asked = units.questions(0, data["train_size"], data["valid_size"], units.held_out(0, 0.05))[
+        "train"
+    ]
+    fed = prompts.fed(tokenizer, asked, "worked", settings["prompts"])
+    rows = []
+    for question, (_, ids) in zip(asked, fed, strict=True):
+        answer = formatted(question["answer"], 4)
+        factor = formatted(question["answer"] / question["quantity"], 6)
+        text = prompts.completion(answer, f"{question['quantity']} * {factor} = {answer}.")
+        rows.append((ids, [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]))
+    model = models.load_model(folder, torch.float32).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        optimiser.zero_grad()
+        for ids, completion in rows:
+            states = model.model(torch.tensor([ids + completion])).last_hidden_state
+            logits = model.lm_head(states[0, len(ids) - 1 : -1])
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(completion))
+            (loss / len(rows)).backward()
+        optimiser.step()
+    model.save_pretrained(folder, max_shard_size="10MB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def smollm2_hub(
+    tmp_path_factory: pytest.TempPathFactory, test_data: Path
+) -> Iterator[tuple[Hub, dict[str, Any]]]:
+    """A hub with the two models of the preset, narrow and shallow but under their own names.
+
+    The small one has fresh weights, the large one has been taught.
+    """
+    folder = tmp_path_factory.mktemp("smollm2")
+    settings = yaml.safe_load((ROOT / PRESET).read_text(encoding="utf-8"))
+    pinned = settings["base_model"], settings["rollouts"]["model"]
+    assert [model.partition("@")[0] for model in pinned] == [SMOLLM2, LARGER]
+    for name in ("small", "large"):
+        smollm2_of_random_weights(folder / name, test_data / "smollm2")
+    teach(folder / "large", settings)
+    with serving() as server:
+        for name, model in zip(("small", "large"), pinned, strict=True):
+            repository, _, commit = model.partition("@")
+            server.add(repository, folder / name, commit)
+        yield server, settings
+
+
+def clone_that_asks(server: Hub, folder: Path, **environ: str) -> Chain:
+    """Return a fresh clone whose fetching, and nothing else, may reach the server."""
+    own = {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(folder.parent / "hf_home"),
+        "NO_PROXY": "127.0.0.1",
+        "ALLOWED": f"fetch_model.py {server.addresses}",
+    }
+    return Chain(fresh_clone(folder).folder, own | environ)
+
+
+@pytest.fixture(scope="module")
+def smollm2_chain(
+    smollm2_hub: tuple[Hub, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Chain:
+    """The workflow after one complete run of the preset; tests leave it as they found it."""
+    server, _ = smollm2_hub
+    chain = clone_that_asks(server, tmp_path_factory.mktemp("chain") / "workflow")
+    configs = ("--configfile", PRESET, chain.overlay(SIZES))
+    said = chain.snakemake("--cores", "1", "--resources", "gpu=1", *configs)
+    assert said.status == 0, said.text
+    return chain
+
+
+def planned(chain: Chain) -> dict[str, int]:
+    return chain.plan("--configfile", PRESET, "overlay.yaml").jobs
+
+
+@pytest.mark.chain
+def test_the_preset_runs_from_the_hub_to_the_summary(smollm2_chain: Chain, smollm2_hub):
+    summary = artifacts.read_csv(smollm2_chain / "results/summary.csv")
+    assert [row["model"] for row in summary] == ["base", "cot", "sft", "rft"]
+    for folder, name in (("base_model", SMOLLM2), ("sampler_model", LARGER)):
+        manifest = artifacts.read_json(smollm2_chain / f"resources/{folder}/manifest.json")
+        assert manifest["origin"]["model"] == name
+        assert len(manifest["origin"]["commit"]) == 40
+        models.verified(smollm2_chain / f"resources/{folder}/manifest.json")
+    assert len(list((smollm2_chain / "resources/sampler_model").glob("model-*"))) > 1
+    assert not (smollm2_chain / "connections_tried").exists()
+    assert planned(smollm2_chain) == {}
+
+
+@pytest.mark.chain
+def test_rollouts_come_from_the_sampler_and_name_it(smollm2_chain: Chain):
+    rollouts = smollm2_chain.rows("results/rollouts/round1.jsonl")
+    right = [row for row in rollouts if row["verdict"] == "correct" and row["trace"] == "right"]
+    assert len(right) > len(rollouts) / 2, "the taught model was not the one that was asked"
+    receipt = artifacts.read_json(smollm2_chain / "results/rollouts/round1_receipt.json")
+    sampler = "resources/sampler_model/manifest.json"
+    assert receipt["inputs"][sampler] == artifacts.sha256_file(smollm2_chain / sampler)
+    assert "resources/base_model/manifest.json" in receipt["inputs"]
+    for stage in ("sft", "rft"):
+        trained = artifacts.read_json(smollm2_chain / f"results/{stage}/receipt.json")
+        base = artifacts.read_json(smollm2_chain / "resources/base_model/manifest.json")
+        assert trained["base_model"] == base["files"]
+        assert sampler not in trained["inputs"]
+    shown = subprocess.run(
+        [sys.executable, "scripts/show_lineage.py", "results/rft_eval.csv"],
+        cwd=smollm2_chain.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "sampler_model  (resources/sampler_model/manifest.json)" in shown
+    assert f"model {LARGER}" in shown
+
+
+@pytest.mark.chain
+def test_another_sampler_reruns_the_rollouts_and_what_comes_of_them(smollm2_chain: Chain):
+    (smollm2_chain / "none.yaml").write_text("rollouts: {model: null}", encoding="utf-8")
+    jobs = smollm2_chain.plan("--configfile", PRESET, "overlay.yaml", "none.yaml").jobs
+    assert "generate_rft_data" in jobs
+    assert "rft_train" in jobs
+    assert not {"sampler_model", "base_model", "sft_train", "tokenize_sft"} & set(jobs)
+
+
+@pytest.mark.chain
+def test_a_fetched_model_is_looked_over_again_without_a_network(smollm2_chain: Chain):
+    manifest = "resources/base_model/manifest.json"
+    before = (smollm2_chain / manifest).read_bytes()
+    offline = Chain(smollm2_chain.folder, {"HF_HUB_OFFLINE": "1"})
+    configs = ("--configfile", PRESET, "overlay.yaml")
+    said = offline.snakemake("--force", *configs, "--", manifest)
+    assert said.status == 0, said.text
+    assert (smollm2_chain / manifest).read_bytes() == before
+
+
+@pytest.mark.chain
+def test_a_model_that_cannot_be_had_ends_the_run_in_one_line(smollm2_hub, tmp_path: Path):
+    server, _ = smollm2_hub
+    chain = clone_that_asks(server, tmp_path / "workflow")
+    manifest = "resources/base_model/manifest.json"
+
+    def refused(model: str, **environ: str) -> str:
+        asking = Chain(chain.folder, dict(chain.environ) | environ)
+        said = asking.snakemake(manifest, "--config", f"base_model={model}")
+        assert said.status == 1
+        assert "Traceback" not in said.text
+        assert not (chain / manifest).exists()
+        return said.error
+
+    commit = server.repositories[SMOLLM2].branches["main"]
+    assert refused(SMOLLM2).endswith(f"write base_model: {SMOLLM2}@{commit}")
+    assert "has no model of that name" in refused(f"HuggingFaceTB/SmolLM@{commit}")
+    pinned = f"{SMOLLM2}@{commit}"
+    assert "HF_HUB_OFFLINE is set" in refused(pinned, HF_HUB_OFFLINE="1")
+    assert "cannot be reached" in refused(pinned, ALLOWED="none")
+    tried = (chain / "connections_tried").read_text(encoding="utf-8")
+    assert "look up 127.0.0.1" in tried, "the guard let it out"
+
+
+def test_the_guard_lets_one_script_out_to_one_address_and_no_other(tmp_path: Path):
+    code = "import socket; socket.create_connection(('127.0.0.1', {})).close()"
+    for name in ("tmp1.fetch_model.py", "tmp1.train_adapter.py"):
+        (tmp_path / name).write_text(code.format("int(__import__('sys').argv[1])"), "utf-8")
+    with serving() as server:
+        environ = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "tests/offline"),
+            "CONNECTIONS_TRIED": str(tmp_path / "tried"),
+            "ALLOWED": f"fetch_model.py 127.0.0.1:{server.ports[0]}",
+        }
+        ends = [
+            subprocess.run(
+                [sys.executable, tmp_path / f"tmp1.{script}", str(port)],
+                env=environ,
+                capture_output=True,
+                check=False,
+            ).returncode
+            for script in ("fetch_model.py", "train_adapter.py")
+            for port in server.ports
+        ]
+    assert ends == [0, 1, 1, 1]
+    assert len((tmp_path / "tried").read_text("utf-8").splitlines()) == 3
