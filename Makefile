@@ -1,4 +1,5 @@
 # make run: the whole chain.  make test: the tests.  Both first bring .venv up to date.
+# make chaos: what the tests do to running jobs, by the hundred.
 # ARGS is handed on: make run ARGS="--configfile mine.yaml", make test ARGS="-k masking".
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ endif
 STAMP := .venv/up-to-date
 IN_VENV := . .venv/bin/activate &&
 
-.PHONY: setup run test lint lock
+.PHONY: setup run test chaos lint lock
 
 setup: $(STAMP)
 
@@ -22,6 +23,10 @@ run: setup
 
 test: setup
 	$(IN_VENV) pytest $(ARGS)
+
+# Stops a small run some 140 times and fails its disk 30 times; about an hour.
+chaos: setup
+	$(IN_VENV) python tests/chaos.py $(ARGS)
 
 lint: setup
 	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint

@@ -9,7 +9,7 @@ from snakemake.utils import validate
 HOME = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(HOME / "scripts"))
 
-from posttrain import hub, imports, settings
+from posttrain import hub, imports, jobs, settings
 from posttrain.errors import PosttrainError
 from posttrain.models import model_files
 from posttrain.weights import refuse_pickles
@@ -29,6 +29,13 @@ def checked(check, *args):
         return check(*args)
     except PosttrainError as error:
         sys.exit(f"config: {error}")
+
+
+if workflow.is_main_process and not workflow.dryrun:
+    try:
+        jobs.hold_folder()
+    except PosttrainError as error:
+        sys.exit(str(error))
 
 
 def settings_of(**keys) -> dict:

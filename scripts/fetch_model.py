@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from posttrain import artifacts, logs
+from posttrain import artifacts, jobs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import hub, models
 
     hub.let_on(os.environ)

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
-    from posttrain import adapters, devices, models, rollouts
+with jobs.running(snakemake.log[0]):
+    from posttrain import adapters, checkpoints, devices, models, rollouts
 
     recipe = snakemake.params.recipe | {"round": snakemake.params.round}
     devices.use_threads(snakemake.threads)
+    origin = lineage.origin_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
+    kept = checkpoints.Checkpoints(snakemake.rule, origin)
     folders = [models.verified(m) for m in (snakemake.input.base, snakemake.input.sampler)]
     sft = adapters.load(snakemake.input.base, Path(snakemake.input.adapter).parent)
     rows = rollouts.sample(
@@ -17,8 +19,10 @@ with logs.rule_log(snakemake.log[0]):
         [models.load_tokenizer(folder) for folder in folders],
         artifacts.read_jsonl(snakemake.input.questions),
         recipe,
+        kept,
     )
     adapters.refuse_changed(sft)
     artifacts.write_jsonl(snakemake.output.rollouts, rows)
-    receipt = lineage.receipt_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
+    receipt = lineage.receipt(origin, dict(snakemake.output.items()))
     artifacts.write_json(snakemake.output.receipt, receipt)
+    kept.clear()

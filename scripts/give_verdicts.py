@@ -1,8 +1,8 @@
 """Rule verdicts: all results in; who passed its bar, and what looks wrong with the others, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import diagnosis
 
     rows = artifacts.read_csv(snakemake.input.summary)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from posttrain import artifacts, logs
+from posttrain import artifacts, jobs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import models
 
     folder = Path(snakemake.output.manifest).parent

@@ -42,7 +42,8 @@ def stage(
     computed = {"device": "cpu AVX512", "dtype": "bfloat16", "threads": 2}
     settings, libraries = {"seed": 0}, {"python": "3.11.7"}
     files = {"inputs": inputs, "code": CODE}
-    found = lineage.receipt(name, files, {"outputs": outputs}, settings, libraries, computed)
+    origin = lineage.origin(name, files, settings, libraries, computed)
+    found = lineage.receipt(origin, {"outputs": outputs})
     artifacts.write_json(receipt, found | (more or {}))
     return found
 
@@ -305,6 +306,21 @@ def test_a_changed_hash_in_any_receipt_is_found(run):
         write(path, whole)
 
 
+def test_an_edited_setting_is_found_in_any_receipt(run):
+    """Also where no later stage states the receipt's own sha256."""
+    receipts = [path for path in files(run) if path.endswith("receipt.json")]
+    assert len(receipts) == 11
+    for path in receipts:
+        whole = Path(path).read_text()
+        for part in ("settings", "libraries"):
+            receipt = json.loads(whole)
+            receipt[part]["seed"] = "1"
+            artifacts.write_json(path, receipt)
+            assert faults() == [f"{path} is no receipt: it was edited by hand; make it again"]
+        write(path, whole)
+    assert faults() == []
+
+
 def test_a_figure_whose_data_was_made_again_is_stale(run):
     rows = [{"id": "valid-0007", "question": "another?"}]
     splits = ["results/questions/train.jsonl", write("results/questions/valid.jsonl", rows)]
@@ -371,14 +387,14 @@ def test_receipts_of_a_real_training_and_evaluation_fit_the_schema(tmp_path):
     manifest = save_base(tmp_path / "base")
     folder = save_trained(manifest, tmp_path / "sft")
     names = [str(folder / name) for name in (adapters.WEIGHTS, adapters.CONFIG)]
-    receipt = lineage.receipt(
+    origin = lineage.origin(
         "sft_train",
         {"base": str(manifest), "code": [__file__]},
-        {"adapter": names},
         RECIPE,
         {"python": "3.11.7"},
         devices.describe(1),
     )
+    receipt = lineage.receipt(origin, {"adapter": names})
     proof = artifacts.read_json(folder / adapters.RECEIPT)
     validator = Draft202012Validator(SCHEMA)
     validator.validate(json.loads(json.dumps(receipt | proof)))
@@ -424,7 +440,8 @@ def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("code.py").write_text("x = 1\n", encoding="utf-8")
     Path("sft_eval.csv").write_text("model,accuracy\nsft,0.587\n", encoding="utf-8")
-    stated = lineage.receipt("evaluate", {"code": "code.py"}, {"row": "sft_eval.csv"}, {}, {})
+    origin = lineage.origin("evaluate", {"code": "code.py"}, {}, {})
+    stated = lineage.receipt(origin, {"row": "sft_eval.csv"})
     artifacts.write_json("sft_receipt.json", stated)
     lineage.refuse_changed(["sft_receipt.json"])
     Path("sft_eval.csv").write_text("model,accuracy\nsft,0.687\n", encoding="utf-8")

@@ -35,3 +35,7 @@ class TrainingError(PosttrainError):
 
 class ScoringError(PosttrainError):
     """The verifier failed its own test, or a score would rest on too little."""
+
+
+class BusyError(PosttrainError):
+    """Another run is at work in the same folder."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain import sampling, scoring
+from posttrain.checkpoints import Checkpoints
 from posttrain.logs import Progress
 from posttrain.prompts import fed
 
@@ -69,16 +70,14 @@ def sample_chunk(
             "question_id": question["id"],
             "question": question["question"],
             "gold": question["answer"],
-            "sft_verdict": verdict["verdict"],
-            "sft_parsed": verdict["parsed"],
+            **{f"sft_{key}": value for key, value in verdict.items()},
             "chunk": chunk,
             "seed": seed,
             "sample": sample,
             "completion": completion.text.strip(),
             "tokens": completion.tokens,
             "finish": completion.finish,
-            **scoring.judge(completion, question["answer"], recipe),
-            **scoring.judge_trace(completion.text),
+            **scoring.judge_reasoned(completion, question["answer"], recipe),
         }
         for question, verdict, completions in zip(questions, first, sampled, strict=True)
         for sample, completion in enumerate(completions)
@@ -91,8 +90,9 @@ def sample(
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
+    kept: Checkpoints | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the rollouts of all questions, chunk by chunk.
+    """Return the rollouts of all questions, chunk by chunk; `kept` has those of a job before.
 
     Raises: ScoringError if the verifier fails its own test, before anything is sampled.
     """
@@ -101,6 +101,13 @@ def sample(
     found = []
     with Progress(len(questions), "sampling", "questions") as progress:
         for chunk, members in enumerate(chunks(questions, recipe["questions_per_chunk"])):
-            found += sample_chunk(sft, sampler, tokenizers, members, chunk, recipe)
+            name = f"chunk{chunk:05d}"
+            if kept and (done := kept.load(name)):
+                _, rows = done
+            else:
+                rows = sample_chunk(sft, sampler, tokenizers, members, chunk, recipe)
+                if kept:
+                    kept.save(name, {}, rows)
+            found += rows
             progress.advance(len(members), f"{len(found)} samples")
     return found
