@@ -4,6 +4,7 @@ SHARDS = range(1, config["rollouts"]["shards"] + 1)
 rule generate_rft_data:
     input:
         base=BASE_MODEL,
+        sampler=SAMPLER,
         questions=rules.questions.output.train,
         adapter=rules.sft_train.output.weights,
         adapter_config=rules.sft_train.output.config,

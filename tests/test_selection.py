@@ -161,7 +161,7 @@ def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkey
     with pytest.raises(ScoringError, match="the verifier"):
         evaluation.predictions(Unasked(), tokenizer, QUESTIONS, "answer", RECIPE)
     with pytest.raises(ScoringError, match="the verifier"):
-        rollouts.sample(Unasked(), Unasked(), tokenizer, QUESTIONS, RECIPE)
+        rollouts.sample(Unasked(), Unasked(), [tokenizer] * 2, QUESTIONS, RECIPE)
 
 
 def failing_on(monkeypatch, module, name, marked):
@@ -245,7 +245,7 @@ def six(tokenizer):
 
 def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
     asked = [question | {"answer": question["answer"] / 1000} for question in QUESTIONS]
-    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
     counts = Counter(row["question_id"] for row in found)
     assert counts == {q["id"]: 2 if q["answer"] == 6 else 5 for q in asked}
     verdicts = {row["question_id"]: row["sft_verdict"] for row in found}
@@ -259,11 +259,12 @@ def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
 def test_a_chunk_is_the_same_whatever_was_sampled_before_it(tokenizer):
     """Chunks may be made in any order, or again: nothing crosses them."""
     sampler = llama(len(tokenizer))
-    whole = rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE)
+    whole = rollouts.sample(sampler, sampler, [tokenizer] * 2, QUESTIONS, RECIPE)
     parts = rollouts.chunks(QUESTIONS, 4)
     assert [len(part) for part in parts] == [4, 4, 2]
     for chunk in (2, 0, 1):
-        again = rollouts.sample_chunk(sampler, sampler, tokenizer, parts[chunk], chunk, RECIPE)
+        part = parts[chunk]
+        again = rollouts.sample_chunk(sampler, sampler, [tokenizer] * 2, part, chunk, RECIPE)
         assert again == [row for row in whole if row["chunk"] == chunk]
         assert {row["seed"] for row in again} == {rollouts.chunk_seed(0, 1, chunk)}
     seeds = {rollouts.chunk_seed(s, r, c) for s in range(5) for r in (1, 2) for c in range(100)}

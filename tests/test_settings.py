@@ -151,9 +151,10 @@ LINES = {
     "such .json file where snakemake runs; write rollouts: {file: my_rollouts.json}",
     "bundle: {largest_megabytes: 0}": "bundle.largest_megabytes is 0, not a number above 0 and at "
     "most 1000000; write bundle: {largest_megabytes: 50}",
-    "base_model: org/name": "base_model is the text 'org/name', neither embedded nor a folder that "
-    "exists (a model of a hub is downloaded into a folder first); "
-    "write base_model: embedded",
+    "base_model: gpt2": "base_model is the text 'gpt2', neither embedded, nor a folder that "
+    "exists, nor a hub's <org>/<name>@<commit>; write base_model: embedded",
+    "rollouts: {model: embedded}": "rollouts.model is the text 'embedded', neither null, nor a "
+    "folder that exists, nor a hub's <org>/<name>@<commit>; write rollouts: {model: null}",
     "prompts: {answer: 'Q:'}": "prompts.answer is the text 'Q:', in which {question} stands 0 "
     'times, not once; write prompts: {answer: "Question: {question}\\nAnswer:"}',
     "prompts: {examples: [{question: q, reasoning: r}]}": "prompts.examples[0] lacks answer; "
@@ -216,7 +217,7 @@ def test_what_exists_passes(tmp_path, monkeypatch):
     for name in ("a.jsonl", "b.PARQUET"):
         (tmp_path / name).touch()
     (tmp_path / "model").mkdir()
-    for model in ("model", "embedded"):
+    for model in ("model", "embedded", "org/name", f"org/name@{'0' * 40}"):
         assert (
             faults_of(f"{{base_model: {model}, data: {{train: a.jsonl, valid: b.PARQUET}}}}") == []
         )
@@ -301,7 +302,7 @@ def malformed(kind: str, rng: random.Random) -> tuple[dict, str]:
                 [("data", "train"), ("data", "valid"), ("base_model",), ("rollouts", "file")]
             )
             value = rng.choice(
-                ["no/where.csv", "\0.csv", "x" * 5000 + ".csv", "\ud800.csv", "a\nb"]
+                ["no/such/where.csv", "\0.csv", "x" * 5000 + ".csv", "\ud800.csv", "a\nb"]
             )
     config = deepcopy(SHIPPED)
     put(config, path, value)

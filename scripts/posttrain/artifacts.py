@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +91,22 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary)
         raise
+
+
+@contextmanager
+def growing(path: str | Path, size: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a file to append to, and how much of its `size` bytes an earlier writer left in it.
+
+    What is appended stays, however the block ends; a file that is too long is begun anew.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.stat().st_size > size:
+        path.unlink()
+    with path.open("ab") as file:
+        yield file, file.tell()
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -175,6 +191,12 @@ def sha256_file(path: str | Path) -> str:
         while block := file.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def git_blob_id(path: str | Path) -> str:
+    """Return the id that git gives a file's bytes: the sha1, in hex, of their number and them."""
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def sha256_json(value: Any) -> str:

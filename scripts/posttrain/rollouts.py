@@ -40,7 +40,7 @@ def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
 def sample_chunk(
     sft: "PreTrainedModel",
     sampler: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     chunk: int,
     recipe: Mapping[str, Any],
@@ -48,8 +48,10 @@ def sample_chunk(
     """Return every sampled completion of a chunk with its verdicts, question by question.
 
     A question that `sft` answers rightly gets few samples, another many: they pay where it is
-    hard. `sampler` is asked for its reasoning, after the worked examples of the config.
+    hard. `sampler` is asked for its reasoning, after the worked examples of the config. Each is
+    asked through its own of the two `tokenizers`.
     """
+    tokenizer, own = tokenizers
     asked = [ids for _, ids in fed(tokenizer, questions, "answer", recipe["prompts"])]
     limits = (recipe["max_new_tokens"], recipe["batch_size"])
     bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
@@ -64,9 +66,9 @@ def sample_chunk(
     ]
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
     generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
-    asked = [ids for _, ids in fed(tokenizer, questions, "worked", recipe["prompts"])]
+    asked = [ids for _, ids in fed(own, questions, "worked", recipe["prompts"])]
     sampled = sampling.complete(
-        sampler, tokenizer, asked, counts, *limits, recipe["temperature"], generator
+        sampler, own, asked, counts, *limits, recipe["temperature"], generator
     )
     return [
         {
@@ -90,7 +92,7 @@ def sample_chunk(
 def sample(
     sft: "PreTrainedModel",
     sampler: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
     kept: Checkpoints | None = None,
@@ -114,7 +116,7 @@ def sample(
             if kept and (done := kept.load(name)):
                 _, rows = done
             else:
-                rows = sample_chunk(sft, sampler, tokenizer, members, chunk, recipe)
+                rows = sample_chunk(sft, sampler, tokenizers, members, chunk, recipe)
                 if kept:
                     kept.save(name, {}, rows)
             found += rows
