@@ -14,6 +14,7 @@ include: "rules/rollouts.smk"
 include: "rules/rft.smk"
 include: "rules/convert.smk"
 include: "rules/evaluate.smk"
+include: "rules/statistics.smk"
 include: "rules/summary.smk"
 
 
@@ -22,6 +23,9 @@ rule all:
     input:
         "results/summary.csv",
         "results/passed.csv",
+        "results/comparisons.csv",
+        "results/breakdown.csv",
+        "results/rft_data/round1_ledger.csv",
         # By name, or a deleted one would go unmissed while what was made from it is there.
         expand("results/{stage}/adapter_model.safetensors", stage=("sft", "rft")),
         expand("results/{model}_eval.csv", model=MODELS),

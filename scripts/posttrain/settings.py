@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator, validators
 from posttrain.questions import READERS
 
 MODELS = ("base", "cot", "sft", "rft")
-RESERVED = (*MODELS, "summary")  # as names of files in results/
+RESERVED = (*MODELS, "summary", "verdicts", "comparisons", "breakdown")  # files in results/
 ADAPTER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 BOUNDS = {
