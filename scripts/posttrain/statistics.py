@@ -47,8 +47,8 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 @cache
-def majority_at_k(votes: tuple[tuple[int, bool], ...], silent: int, k: int) -> float:
-    """Return how likely the most frequent answer among k of the samples is right.
+def majority_at_k(votes: tuple[tuple[int, bool], ...], silent: int) -> tuple[float, ...]:
+    """Return for each k, from 1 to all, how likely the most frequent answer of k samples is right.
 
     Ties are broken by lot; where none of the k gives an answer, none is right.
 
@@ -56,23 +56,27 @@ def majority_at_k(votes: tuple[tuple[int, bool], ...], silent: int, k: int) -> f
         silent, how many samples give none.
     Source: the vote of Wang et al. 2022, arXiv 2203.11171; its mean is counted here.
     """
-    won = 0.0
+    import numpy as np
+
+    samples = silent + sum(count for count, _ in votes)
+    won = np.zeros(samples + 1)  # by k: choices of k samples that a right answer wins
     for place, (count, is_right) in enumerate(votes):
         rivals = [other for n, (other, _) in enumerate(votes) if n != place]
-        for most in range(1, min(count, k) + 1) if is_right else ():
-            # (votes of the rivals, rivals with as many as this one) -> choices of such samples
-            choices = Counter({(0, 0): 1})
+        for most in range(1, count + 1) if is_right else ():
+            # [drawn, ties]: choices of so many samples that give other answers or none, in which
+            # so many rivals have as many votes as this answer, and none has more.
+            ways = np.zeros((samples - count + 1, len(rivals) + 1))
+            ways[: silent + 1, 0] = [float(comb(silent, drawn)) for drawn in range(silent + 1)]
             for rival in rivals:
-                wider: Counter[tuple[int, int]] = Counter()
-                for (drawn, ties), ways in choices.items():
-                    for more in range(min(rival, most, k - most - drawn) + 1):
-                        wider[drawn + more, ties + (more == most)] += ways * comb(rival, more)
-                choices = wider
-            won += comb(count, most) * sum(
-                ways * comb(silent, k - most - drawn) / (1 + ties)
-                for (drawn, ties), ways in choices.items()
-            )
-    return won / comb(silent + sum(count for count, _ in votes), k)
+                wider = np.zeros_like(ways)
+                for more in range(min(rival, most) + 1):
+                    ties = int(more == most)
+                    before = ways[: len(ways) - more, : len(rivals) + 1 - ties]
+                    wider[more:, ties:] += float(comb(rival, more)) * before
+                ways = wider
+            by_drawn = (ways / range(1, len(rivals) + 2)).sum(axis=1)
+            won[most : most + len(ways)] += float(comb(count, most)) * by_drawn
+    return tuple(float(won[k]) / comb(samples, k) for k in range(1, samples + 1))
 
 
 def sampled(questions: Iterable[Sequence[tuple[float | None, bool]]]) -> list[dict[str, Any]]:
@@ -80,21 +84,21 @@ def sampled(questions: Iterable[Sequence[tuple[float | None, bool]]]) -> list[di
 
     Args: for each question its samples: the answer, None if there is none, and whether it is right.
     """
-    counted = []
+    passes, majorities = [], []
     for samples in questions:
         answers = Counter(sample for sample in samples if sample[0] is not None)
         # Sorted, as order is nothing to a vote: so many questions have one count in common.
         votes = tuple(sorted((count, is_right) for (_, is_right), count in answers.items()))
         right = sum(count for count, is_right in votes if is_right)
-        counted.append((len(samples), right, votes, len(samples) - answers.total()))
+        ks = range(1, len(samples) + 1)
+        passes.append([pass_at_k(len(samples), right, k) for k in ks])
+        majorities.append(majority_at_k(votes, len(samples) - answers.total()))
     return [
         {
             "k": k,
-            "questions": len(counted),
-            "pass_at_k": round(fmean(pass_at_k(n, right, k) for n, right, _, _ in counted), 6),
-            "majority_at_k": round(
-                fmean(majority_at_k(votes, silent, k) for _, _, votes, silent in counted), 6
-            ),
+            "questions": len(passes),
+            "pass_at_k": round(fmean(rates[k - 1] for rates in passes), 6),
+            "majority_at_k": round(fmean(rates[k - 1] for rates in majorities), 6),
         }
-        for k in range(1, min(n for n, _, _, _ in counted) + 1)
+        for k in range(1, min(map(len, passes)) + 1)
     ]
