@@ -1,7 +1,7 @@
 # Somebody's rollouts in place of sampled ones, where the config names a file of them.
 if config["rollouts"]["file"]:
 
-    ruleorder: import_rollouts > generate_rft_data
+    ruleorder: import_rollouts > gather_rollouts
 
     rule import_rollouts:
         input:

@@ -7,8 +7,6 @@ with jobs.running(snakemake.log[0]):
 
     rows = artifacts.read_csv(snakemake.input.summary)
     predictions = [artifacts.read_jsonl(path) for path in snakemake.input.predictions]
-    for line in diagnosis.comparisons(rows, predictions):
-        logs.log.info("%s", line)
     verdicts = diagnosis.verdicts(
         rows,
         predictions,

@@ -35,7 +35,7 @@ EVALUATION = [
     "unparseable",
     "truncated",
 ]
-GATHER = {"summary": 1, "verdicts": 1, "gate": 1, "all": 1}
+GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
 TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
 WHOLE = {
     "base_model": 1,
@@ -45,6 +45,7 @@ WHOLE = {
     "generate_rft_data": 1,
     "gather_rollouts": 1,
     "select_rft_data": 1,
+    "ledger": 1,
     "tokenize_rft": 1,
     **TRAIN_RFT,
     "evaluate": 4,
@@ -98,11 +99,13 @@ def test_every_file_of_the_contract_is_there(chain: Chain):
         ),
         *(f"results/{folder}/{n}" for folder in ("sft", "rft", "rft/round1") for n in adapter),
         "results/rollouts/round1.jsonl",
-        "results/rft_data/round1.jsonl",
+        *(f"results/rft_data/round1{end}" for end in (".jsonl", "_yield.csv", "_ledger.csv")),
+        *(f"results/rft_data/round1_{name}.csv" for name in ("never_solved", "marginal")),
         *(f"results/{m}_{n}" for m in MODELS for n in ("eval.csv", "predictions.jsonl")),
         "results/summary.csv",
         "results/verdicts.csv",
         "results/passed.csv",
+        *(f"results/{name}.csv" for name in ("comparisons", "gained_lost", "breakdown")),
     ]
     assert [path for path in wanted if not (chain / path).is_file()] == []
 
@@ -225,7 +228,7 @@ def test_stopped_runs_and_failing_disks_lose_nothing(chain: Chain, tmp_path: Pat
 def test_a_fresh_clone_plans_the_whole_chain_for_one_result(clone: Chain):
     # Weights come first: what has not been trained cannot be evaluated.
     planned = clone.plan("results/rft_eval.csv").jobs
-    assert planned == {rule: 1 for rule in WHOLE if rule not in GATHER}
+    assert planned == {rule: 1 for rule in WHOLE if rule not in (*GATHER, "ledger")}
     assert planned["sft_train"] == 1
 
 
@@ -347,6 +350,26 @@ def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):
     assert chain.rows("results/pickled_predictions.jsonl") == chain.rows(
         "results/sft_predictions.jsonl"
     )
+
+
+def test_a_sampled_evaluation_is_asked_for_by_name(chain: Chain):
+    few = chain.overlay({"evaluate": {"limit": 5, "samples": 2}})
+    said = chain.snakemake(
+        "results/sampled/sft_pass_at_k.csv", *ONE_CORE, "--configfile", TINY, few
+    )
+    assert said.status == 0, said.text
+    assert said.jobs == {"sampled": 1}
+    _, rows = table(chain / "results/sampled/sft_pass_at_k.csv")
+    assert [(row["model"], row["k"], row["questions"]) for row in rows] == [
+        ("sft", "1", "5"),
+        ("sft", "2", "5"),
+    ]
+    asked = [row["id"] for row in chain.rows("results/questions/valid.jsonl")][:5]
+    lines = chain.rows("results/sampled/sft_completions.jsonl")
+    assert [(row["id"], row["sample"]) for row in lines] == [(i, n) for i in asked for n in (0, 1)]
+    receipt = json.loads((chain / "results/sampled/sft_receipt.json").read_text("utf-8"))
+    assert receipt["adapter"] == sha256(chain / "results/sft/adapter_model.safetensors")
+    shutil.rmtree(chain / "results/sampled")
 
 
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):

@@ -167,7 +167,8 @@ LINES = {
     "rollouts: {samples_when_sft_is_right: 20}": "rollouts.samples_when_sft_is_right is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {samples_when_sft_is_right: 16}",
     "evaluate: {adapters: {sft: x}}": "evaluate.adapters.sft has a name of the workflow's own "
-    "(base, cot, sft, rft, summary); write evaluate: {adapters: {my_sft: x}}",
+    "(base, cot, sft, rft, summary, verdicts, comparisons, breakdown); "
+    "write evaluate: {adapters: {my_sft: x}}",
     "evaluate: {adapters: {../x: y}}": "evaluate.adapters.'../x' is no name for files (small "
     "letters, digits, _ and -, no sign first, up to 64); write evaluate: {adapters: {x: y}}",
     "evaluate: {adapters: {mine: {folder: nowhere}}}": "evaluate.adapters.mine.folder is the text "

@@ -21,7 +21,7 @@ from posttrain.hub import is_name
 from posttrain.questions import READERS
 
 MODELS = ("base", "cot", "sft", "rft")
-RESERVED = (*MODELS, "summary")  # as names of files in results/
+RESERVED = (*MODELS, "summary", "verdicts", "comparisons", "breakdown")  # files in results/
 ADAPTER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 BOUNDS = {
     "minimum": "of at least",

@@ -1,0 +1,20 @@
+"""Rule ledger: a round's rollouts and what was kept of them in; what sampling brought out."""
+
+from posttrain import artifacts, lineage, logs
+
+with logs.rule_log(snakemake.log[0]):
+    from posttrain import ledger
+
+    name = snakemake.wildcards.round
+    rollouts, kept, questions = map(
+        artifacts.read_jsonl,
+        (snakemake.input.rollouts, snakemake.input.kept, snakemake.input.questions),
+    )
+    measures = ledger.measures(name, rollouts, kept, questions)
+    unsolved = ledger.never_solved(name, rollouts, questions)
+    marginal = ledger.marginal(name, rollouts)
+    logs.log.info("%s: %d of %d questions never solved", name, len(unsolved), len(questions))
+    artifacts.write_csv(snakemake.output.ledger, measures, ledger.COLUMNS)
+    artifacts.write_csv(snakemake.output.never_solved, unsolved, ledger.UNSOLVED_COLUMNS)
+    artifacts.write_csv(snakemake.output.marginal, marginal, ledger.MARGINAL_COLUMNS)
+    artifacts.write_json(snakemake.output.receipt, lineage.receipt_of_rule(snakemake, {}))
