@@ -1,15 +1,16 @@
 """The key-value cache that sampling writes into, and attention of one new token over it.
 
 Every line of the cache belongs to one completion, and all write their newest token to the same
-column. A completion that starts late gets its prompt in the columns just before. So a step writes
-one column and reads the window of columns that the longest completion fills; what a shorter one
-leaves of it is to the model padding on the left.
+column. A completion that starts late gets its prompt in the columns just before; what its line
+holds further left is to the model padding. Columns are added some at a time, and those that no
+completion needs any more are dropped with that.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -17,28 +18,28 @@ from transformers.masking_utils import sdpa_mask
 
 from posttrain.errors import ModelError
 
-# Columns beyond those that the longest completion fills: once they are used up, all moves back.
-SLACK = 64
+# Columns added at once: few are read for nothing, many are seldom copied.
+ADDED = 16
 ATTENTION = "posttrain_decoding"
 
 
 class ColumnCache(Cache):
-    """Keys and values of `lines` completions; `end` is the column after the newest, of all.
+    """Keys and values of the completions being written; `end` is the column after the newest.
 
-    Args: like, what the model kept of a prompt: its layers and their shapes; lines, at most; width,
-        tokens that a completion has at most, prompt included; end, of the longest prompt.
+    Args: like, what the model keeps of a prompt: its layers and their shapes; lines, one a
+        completion; longest_prompt, in tokens.
     Raises: ModelError if the model keeps anything but keys and values.
     """
 
-    def __init__(self, like: DynamicCache, lines: int, width: int, end: int) -> None:
+    def __init__(self, like: DynamicCache, lines: int, longest_prompt: int) -> None:
         if not like.layers or any(type(layer) is not DynamicLayer for layer in like.layers):
             raise ModelError(
                 "the model keeps something else than keys and values of the tokens before; only "
                 "models with attention alone can be sampled"
             )
-        self.lines, self.columns, self.end, self.longest_prompt = lines, width + SLACK, end, end
-        self.width = end
-        super().__init__(layers=[_Layer(self, layer) for layer in like.layers])
+        self.longest_prompt = self.end = longest_prompt
+        self.columns = longest_prompt + ADDED
+        super().__init__(layers=[_Layer(self, layer, lines) for layer in like.layers])
 
     def place(self, lines: Tensor, prompts: DynamicCache, rows: Tensor) -> None:
         """Put the given rows of prompts, padded on the left, in the last columns of `lines`."""
@@ -51,48 +52,55 @@ class ColumnCache(Cache):
         """Go on with the first `lines` alone, once `sources` have been copied to `targets`."""
         for layer in self.layers:
             for part in (layer.keys, layer.values):
-                window = part[:, :, self.end - self.width : self.end]
-                window[targets] = window[sources]
-        self.lines = lines
+                part[targets] = part[sources]
+            layer.keys, layer.values = layer.keys[:lines], layer.values[:lines]
 
-    def advance(self, width: int) -> None:
-        """Open the next column; from there on the window is `width` columns, that one included."""
+    def advance(self, needed: int) -> None:
+        """Open the next column; if there is none, drop those before the `needed` last and add some.
+
+        A prompt may start right after, so its columns are always kept.
+        """
         if self.end == self.columns:
-            kept = max(self.width, self.longest_prompt)  # a prompt that starts now needs its room
+            kept = max(needed, self.longest_prompt)
             for layer in self.layers:
-                for part in (layer.keys, layer.values):
-                    part[:, :, :kept] = part[:, :, self.end - kept : self.end].clone()
-            self.end = kept
-        self.end, self.width = self.end + 1, width
+                layer.keys, layer.values = (
+                    pad(part[:, :, self.end - kept :], (0, 0, 0, ADDED))
+                    for part in (layer.keys, layer.values)
+                )
+            self.end, self.columns = kept, kept + ADDED
+        self.end += 1
 
 
 class _Layer(DynamicLayer):
-    """A layer's keys and values, each (lines, KV heads, columns, head size)."""
+    """A layer's keys and values, each (lines, KV heads, columns, head size).
 
-    def __init__(self, cache: ColumnCache, like: DynamicLayer) -> None:
+    They are read whole and contiguous: the product in bfloat16 copies anything else first. What is
+    not yet written is zeros: masked it counts 0 times, but 0 times what lay in memory may be NaN.
+    """
+
+    def __init__(self, cache: ColumnCache, like: DynamicLayer, lines: int) -> None:
         super().__init__()
         self.cache, self.is_initialized = cache, True
         self.keys, self.values = (
-            part.new_empty(cache.lines, part.shape[1], cache.columns, part.shape[3])
+            part.new_zeros(lines, part.shape[1], cache.columns, part.shape[3])
             for part in (like.keys, like.values)
         )
-        # All columns up to `end` hold numbers: what is masked counts 0 times, but 0 * NaN is NaN.
-        for part in (self.keys, self.values):
-            part[:, :, : cache.end] = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the newest column, (lines, KV heads, 1, head size); return views of the window."""
-        lines, end = self.cache.lines, self.cache.end
-        self.keys[:lines, :, end - 1 : end] = key_states
-        self.values[:lines, :, end - 1 : end] = value_states
-        window = slice(end - self.cache.width, end)
-        return self.keys[:lines, :, window], self.values[:lines, :, window]
+        """Write the newest column, (lines, KV heads, 1, head size); return all columns."""
+        self.keys[:, :, self.cache.end - 1] = key_states[:, :, 0]
+        self.values[:, :, self.cache.end - 1] = value_states[:, :, 0]
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Return the columns of the window before the newest: what is seen when a step begins."""
-        return self.cache.width - 1
+        """Return the columns before the newest, which is open already when a step begins."""
+        return self.cache.end - 1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many columns the mask is for, and the first of them."""
+        return self.cache.columns, 0
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:

@@ -152,7 +152,7 @@ class _Run:
         self.first_logits = self._forward(ids, positions >= 0, positions.clamp(min=0), self.read)
         if self.cache is None:
             lines, longest = len(self.row), max(map(len, self.prompts))
-            self.cache = ColumnCache(self.read, lines, longest + self.max_new_tokens, longest)
+            self.cache = ColumnCache(self.read, lines, longest)
             self.logits = self.first_logits.new_zeros(lines, self.first_logits.shape[1])
 
     def _take_out_finished(self) -> None:
@@ -191,10 +191,10 @@ class _Run:
 
     def _read_one_token(self, ids: Tensor) -> None:
         """Read what each line has just written; those that are done are read too, for nothing."""
+        self.cache.advance(int(self.cached[self.is_on].max()))
         self.cached += self.is_on
-        width = int(self.cached[self.is_on].max())
-        self.cache.advance(width)
-        is_own = torch.arange(width) >= width - self.cached[:, None]
+        column, end = torch.arange(self.cache.columns), self.cache.end
+        is_own = (column >= end - self.cached[:, None]) & (column < end)
         positions = self.cached[:, None] - 1
         self.logits = self._forward(ids[:, None], is_own, positions, self.cache)
 
