@@ -2,7 +2,7 @@
 
 `embedded` is the finished run's base model with the adapter of rft, and `smollm2` random weights in
 the shape of SmolLM2-360M with a fresh adapter. Both read the finished run's rows. As smollm2 knows
-no answer, one token in 40 ends its completions, which gives them lengths like real ones.
+no answer, one token in 20 ends its completions, which gives them lengths like real ones.
 """
 
 import copy
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BASE = Path("resources/base_model")
-STOPPING = 40  # one token in so many ends a completion of smollm2
+STOPPING = 20  # one token in so many ends a completion of smollm2
 SMOLLM2 = {
     "hidden_size": 960,
     "intermediate_size": 2560,
@@ -61,7 +61,7 @@ def embedded(config: Mapping[str, Any]) -> Case:
         adapter=PeftModel.from_pretrained(copy.deepcopy(base), "results/rft").eval(),
         batch_size=config["sft"]["batch_size"],
         steps=30,
-        sampled_prompts=96,
+        sampled_prompts=64,
         samples=config["rollouts"]["samples_per_question"],
         max_new_tokens=config["rollouts"]["max_new_tokens"],
         stops=[tokenizer.eos_token_id],
@@ -88,9 +88,9 @@ def smollm2(config: Mapping[str, Any]) -> Case:
         tokenizer=tokenizer,
         adapter=adapter.eval(),
         batch_size=8,
-        steps=4,
+        steps=2,
         sampled_prompts=8,
         samples=4,
-        max_new_tokens=48,
+        max_new_tokens=24,
         stops=stops,
     )

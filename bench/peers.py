@@ -94,7 +94,6 @@ def train_as_origin(model: "PeftModel", rows: Sequence[Mapping], given: dict) ->
 TRL_SETTINGS = (
     {"padding_free": False},
     {"padding_free": True},
-    {"padding_free": True, "micro_batches": 4},
     {"padding_free": False, "attention": "eager"},
     {"padding_free": True, "micro_batches": 4, "attention": "eager"},
 )

@@ -187,8 +187,7 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     batch_size = config["rollouts"]["batch_size"]
     total = len(asked) * case.samples
     merged = devices.ready(copy.deepcopy(case.adapter).merge_and_unload())
-    # Their own copies, as each sets the attention that it does best with.
-    best, paged = copy.deepcopy(merged), copy.deepcopy(merged)
+    paged = copy.deepcopy(merged)  # a copy, as continuous batching sets its own attention
     unmerged = in_dtype_but_adapter(copy.deepcopy(case.adapter), merged)
     generator = torch.Generator(merged.device).manual_seed(config["seed"])
     written: dict[str, list[sampling.Completion]] = {}
@@ -209,43 +208,41 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     def origin() -> list[sampling.Completion]:
         return peers.generate(unmerged, work, peers.ORIGIN_PROMPTS, closes=False)
 
-    def generate_best(at_once: int, attention: str) -> list[sampling.Completion]:
-        best.set_attn_implementation(attention)
-        return peers.generate(best, work, at_once, closes=True)
+    def generate_best(work: peers.Sampling, at_once: int) -> list[sampling.Completion]:
+        return peers.generate(merged, work, at_once, closes=True)
 
-    def generate_batch(rows: int) -> list[sampling.Completion]:
+    def generate_batch(work: peers.Sampling, rows: int) -> list[sampling.Completion]:
         return peers.generate_batch(paged, work, rows)
 
-    def timed(side: str, sample: Callable[..., list[sampling.Completion]], *setting: Any) -> float:
+    def timed(side: str, sample: Callable[..., list[sampling.Completion]], *given: Any) -> float:
         start = time.perf_counter()
-        written[side] = sample(*setting)
-        return total / (time.perf_counter() - start)
+        written[side] = sample(*given)
+        return len(written[side]) / (time.perf_counter() - start)
 
+    half = replace(work, prompts=asked[: len(asked) // 2])
     at_once, _ = fastest(
         "generate-best",
-        list(itertools.product(peers.batch_sizes(total, case.samples), ("sdpa", "eager"))),
-        lambda setting: timed("generate-best", generate_best, *setting),
+        list(peers.batch_sizes(total // 2, case.samples)),
+        lambda at_once: timed("generate-best", generate_best, half, at_once),
     )
     together, why_not = fastest(
         "generate-batch",
-        [rows for rows in peers.BATCHED_ROWS if rows <= total],
-        lambda rows: timed("generate-batch", generate_batch, rows),
+        [rows for rows in peers.BATCHED_ROWS if rows <= total // 2],
+        lambda rows: timed("generate-batch", generate_batch, half, rows),
     )
     how = {
-        "origin": f"generate, {peers.ORIGIN_PROMPTS} prompts at once, adapter not merged",
-        "generate-best": "generate, merged, fastest at {} prompts at once and {} attention".format(
-            *at_once
-        ),
+        "origin": f"generate, at most {peers.ORIGIN_PROMPTS} prompts at once, adapter not merged",
+        "generate-best": f"generate, merged, fastest at {at_once} prompts at once",
         "generate-batch": f"continuous batching, merged, fastest at {together} rows at once",
     }
     sides = {
         "ours": lambda: timed("ours", ours),
         "origin": lambda: timed("origin", origin),
-        "generate-best": lambda: timed("generate-best", generate_best, *at_once),
+        "generate-best": lambda: timed("generate-best", generate_best, work, at_once),
         "limit": limits.gemm_gflops,
     }
     if together:
-        sides["generate-batch"] = lambda: timed("generate-batch", generate_batch, together)
+        sides["generate-batch"] = lambda: timed("generate-batch", generate_batch, work, together)
     else:
         how["generate-batch"] = f"continuous batching does not run: {why_not}"
     found = table.interleaved(sides, REPEATS)
