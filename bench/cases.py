@@ -60,7 +60,7 @@ def embedded(config: Mapping[str, Any]) -> Case:
         tokenizer=tokenizer,
         adapter=PeftModel.from_pretrained(copy.deepcopy(base), "results/rft").eval(),
         batch_size=config["sft"]["batch_size"],
-        steps=30,
+        steps=20,
         sampled_prompts=64,
         samples=config["rollouts"]["samples_per_question"],
         max_new_tokens=config["rollouts"]["max_new_tokens"],

@@ -1,5 +1,6 @@
 """The peers: the same work as people do it with transformers and TRL, each at its best settings."""
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Sampling:
 def arguments(recipe: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> dict:
     """Return the arguments that every trainer gets: our recipe, nothing saved, nothing sent."""
     return {
-        "output_dir": "bench/results_trainer",
+        "output_dir": tempfile.gettempdir(),  # nothing is saved, but it must be there
         "per_device_train_batch_size": recipe["batch_size"],
         "num_train_epochs": 1,
         "learning_rate": recipe["learning_rate"],
