@@ -13,9 +13,10 @@ $(error no script can be run from "$(CURDIR)": move the folder to a path without
 endif
 
 STAMP := .venv/up-to-date
+BENCH_STAMP := .venv-bench/up-to-date
 IN_VENV := . .venv/bin/activate &&
 
-.PHONY: setup run test test-slurm chaos lint lock
+.PHONY: setup run test test-slurm chaos bench lint lock
 
 setup: $(STAMP)
 
@@ -38,6 +39,10 @@ test-slurm: setup requirements-slurm.txt
 lint: setup
 	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint
 
+# Our stages against their peers, in the folder of a finished run: bench/results.csv, results.svg.
+bench: $(BENCH_STAMP)
+	$(IN_VENV) .venv-bench/bin/python bench/run.py $(ARGS)
+
 # requirements.txt from the .in files. It must fit every machine: no local build of torch, none of
 # the CUDA packages, which torch's CUDA build asks for by itself.
 lock: setup
@@ -56,4 +61,12 @@ $(STAMP): requirements.txt
 	$(if $(TORCH_INDEX),.venv/bin/pip install --no-deps --index-url $(TORCH_INDEX) \
 		"$$(grep ^torch== requirements.txt)")
 	.venv/bin/pip install --requirement requirements.txt
+	@touch $@
+
+# The peers stay out of .venv, which is as requirements.txt says, but see what is installed there.
+$(BENCH_STAMP): $(STAMP) bench/requirements.txt
+	.venv/bin/python -m venv .venv-bench
+	for lib in $(CURDIR)/.venv/lib/python*/site-packages; do \
+		echo $$lib > .venv-bench/$${lib#$(CURDIR)/.venv/}/workflow.pth; done
+	.venv-bench/bin/pip install --requirement bench/requirements.txt --constraint requirements.txt
 	@touch $@

@@ -36,7 +36,7 @@ READERS = {
     "generate_rft_data": {"gather_rollouts"},
     "gather_rollouts": {"select_rft_data", "ledger"},
     "select_rft_data": {"tokenize_rft", "ledger"},
-    "ledger": set(),
+    "ledger": {"gate"},
     "tokenize_rft": {"rft_train"},
     "rft_train": {"choose_round"},
     "choose_round": {"evaluate rft"},
