@@ -219,7 +219,7 @@ def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
 ):
     failing_on(monkeypatch, answers, "parse", lambda text: text == " <answer>6</answer>")
     asked = [question | {"answer": 6.0} for question in QUESTIONS[:2]]
-    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
     assert len(found) == 2 * RECIPE["samples_per_question"]
     assert {(row["sft_verdict"], row["sft_parsed"], row["sft_error"]) for row in found} == {
         ("error", None, SAID)
@@ -278,7 +278,9 @@ def test_the_rollouts_do_not_depend_on_the_number_of_shards(tokenizer, tmp_path)
     written, chunks = {}, {}
     for shards in (1, 2, 5):
         parts = [
-            rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE, None, shard, shards)
+            rollouts.sample(
+                sampler, sampler, [tokenizer] * 2, QUESTIONS, RECIPE, None, shard, shards
+            )
             for shard in range(1, shards + 1)
         ]
         artifacts.write_jsonl(tmp_path / "round1.jsonl", [row for part in parts for row in part])
