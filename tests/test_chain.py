@@ -378,10 +378,7 @@ def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in of_run.items()}
     assert said.jobs == {"base_model": 1, "sweep": 1, **own}
     written = re.findall(r"\b(?:results|logs|benchmarks)/[\w/.]+", said.text)
-    assert {path for path in written if "/sweeps/" not in path} == {
-        "logs/base_model.log",
-        "benchmarks/base_model.tsv",
-    }
+    assert {path for path in written if "/sweeps/" not in path} == {"logs/base_model.log"}
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):
