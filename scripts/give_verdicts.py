@@ -1,6 +1,6 @@
 """Rule verdicts: all results in; who passed its bar, and what looks wrong with the others, out."""
 
-from posttrain import artifacts, jobs, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
 with jobs.running(snakemake.log[0]):
     from posttrain import diagnosis
