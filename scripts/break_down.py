@@ -1,8 +1,8 @@
 """Rule breakdown: all predictions and the questions in; accuracy by kind of question out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import comparison, units
 
     recipe = snakemake.params.recipe

@@ -1,8 +1,8 @@
 """Rule comparisons: all predictions in; who gains on whom, and on which questions, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import comparison
 
     lineage.refuse_changed(snakemake.input.receipts)

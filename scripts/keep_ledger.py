@@ -1,8 +1,8 @@
 """Rule ledger: a round's rollouts and what was kept of them in; what sampling brought out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import ledger
 
     name = snakemake.wildcards.round
@@ -10,10 +10,11 @@ with logs.rule_log(snakemake.log[0]):
         artifacts.read_jsonl,
         (snakemake.input.rollouts, snakemake.input.kept, snakemake.input.questions),
     )
+    asked = len({row["question_id"] for row in rollouts})
     measures = ledger.measures(name, rollouts, kept, questions)
     unsolved = ledger.never_solved(name, rollouts, questions)
     marginal = ledger.marginal(name, rollouts)
-    logs.log.info("%s: %d of %d questions never solved", name, len(unsolved), len(questions))
+    logs.log.info("%s: %d of %d questions never solved", name, len(unsolved), asked)
     artifacts.write_csv(snakemake.output.ledger, measures, ledger.COLUMNS)
     artifacts.write_csv(snakemake.output.never_solved, unsolved, ledger.UNSOLVED_COLUMNS)
     artifacts.write_csv(snakemake.output.marginal, marginal, ledger.MARGINAL_COLUMNS)

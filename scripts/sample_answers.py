@@ -1,8 +1,8 @@
 """Rule sampled: questions and a model in; many answers to each, pass@k and majority@k, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import adapters, devices, evaluation, models, sampled
 
     recipe, style = snakemake.params.recipe, snakemake.params.style

@@ -3,13 +3,15 @@
 from posttrain import artifacts, jobs, lineage
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import card, diagnosis
+    from posttrain import card, comparison
 
     given, model = snakemake.input, snakemake.wildcards.model
     lineage.refuse_changed([given.summary_receipt, *given.receipts])
     summary = artifacts.read_csv(given.summary)
     predictions = [artifacts.read_jsonl(path) for path in given.predictions]
-    place = [row["model"] for row in summary].index(model)
+    models = [row["model"] for row in summary]
+    place = models.index(model)
+    compared = comparison.comparisons(dict(zip(models, predictions, strict=True)))
     evidence = card.Evidence(
         model=model,
         base_model=snakemake.params.recipe["base_model"],
@@ -20,9 +22,7 @@ with jobs.running(snakemake.log[0]):
         evaluation=artifacts.read_json(given.receipts[place]),
         summary=summary,
         comparisons=[
-            line
-            for line in diagnosis.comparisons(summary, predictions)
-            if model in line.split(":")[0]
+            comparison.told(row) for row in compared if model in (row["model"], row["other"])
         ],
         example=predictions[place][0],
         yields=artifacts.read_csv(given.yields[0])[0] if given.yields else None,

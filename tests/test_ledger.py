@@ -66,7 +66,8 @@ def test_a_ledger_counted_by_hand():
         },
         "questions_by_paths": {0: 2, 1: 1, 2: 0, 3: 1},
         "questions_by_kept": {0: 2, 1: 1, 2: 1},
-        "questions_by_sft_verdict": {"correct": 1, "wrong": 3, "unparseable": 0, "truncated": 0},
+        "questions_by_sft_verdict": {"correct": 1, "wrong": 3}
+        | dict.fromkeys(("unparseable", "truncated", "error"), 0),
         "share_solved": {"all": 0.5, "mass": 1.0, "not stated": 0.0, "time": 0.0},
         "diversity": {
             "paths_per_question": 1.0,
@@ -74,6 +75,11 @@ def test_a_ledger_counted_by_hand():
             "completions_per_sample": 0.714286,
         },
     }
+
+
+def test_rollouts_that_somebody_else_sampled_have_no_sft_verdict():
+    given = [row | {"sft_verdict": None} for row in ROLLOUTS]
+    assert measured(given)["questions_by_sft_verdict"]["not asked"] == 4
 
 
 def test_the_ledger_agrees_with_what_the_selection_reports(tmp_path):

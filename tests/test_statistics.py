@@ -8,7 +8,7 @@ from models_for_tests import llama, parrot
 from test_selection import QUESTIONS, RECIPE
 from tokenizers_for_tests import build
 
-from posttrain import comparison, sampled, statistics, units
+from posttrain import answers, comparison, sampled, statistics, units
 from posttrain.errors import ScoringError
 
 # What k samples would give
@@ -250,3 +250,14 @@ def test_a_faulty_verifier_samples_nothing(tokenizer, monkeypatch):
     monkeypatch.setattr("posttrain.answers.parse", lambda text: 0.0)
     with pytest.raises(ScoringError, match="the verifier"):
         sampled.completions(None, tokenizer, QUESTIONS, "answer", SAMPLED)
+
+
+def test_a_verifier_that_fails_on_a_sample_gives_no_rates(tokenizer, monkeypatch):
+    """It passes its self-test, then fails on what the model wrote."""
+    model = llama(len(tokenizer))
+    lines = sampled.completions(model, tokenizer, QUESTIONS[:2], "answer", SAMPLED)
+    text, real = lines[1]["completion"], answers.parse
+    monkeypatch.setattr(answers, "parse", lambda said: 1 / 0 if said == text else real(said))
+    lines = sampled.completions(model, tokenizer, QUESTIONS[:2], "answer", SAMPLED)
+    with pytest.raises(ScoringError, match=r"on 1 of 6 samples, first on sample 1 of train-0001: "):
+        sampled.table("sft", lines)

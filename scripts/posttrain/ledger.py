@@ -65,7 +65,7 @@ def measures(
         "questions_by_paths": _by_number(len(counted) for counted in paths.values()),
         "questions_by_kept": _by_number(rows_kept[question] for question in asked),
         "questions_by_sft_verdict": dict.fromkeys(VERDICTS, 0)
-        | Counter(samples[0]["sft_verdict"] for samples in asked.values()),
+        | Counter(samples[0]["sft_verdict"] or "not asked" for samples in asked.values()),
         "share_solved": {key: _share(sum(said), len(said)) for key, said in sorted(solved.items())},
         "diversity": {
             "paths_per_question": _share(distinct, len(asked)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain import sampling, scoring
+from posttrain.errors import ScoringError
 from posttrain.logs import Progress
 from posttrain.prompts import Style, fed
 from posttrain.rollouts import chunk_seed, chunks
@@ -66,7 +67,15 @@ def completions(
 
 
 def table(model: str, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row of `COLUMNS` for each k up to the number of samples, from `completions`."""
+    """Return a row of `COLUMNS` for each k up to the number of samples, from `completions`.
+
+    Raises: ScoringError if the verifier failed on one: it is neither right nor wrong.
+    """
+    if failed := [line for line in lines if line["verdict"] == "error"]:
+        raise ScoringError(
+            f"the verifier failed on {len(failed)} of {len(lines)} samples, first on sample "
+            f"{failed[0]['sample']} of {failed[0]['id']}: {failed[0]['error']!r}"
+        )
     asked = groupby(lines, key=lambda line: line["id"])
     answers = [
         [(line["parsed"], line["verdict"] == "correct") for line in samples] for _, samples in asked
