@@ -100,7 +100,8 @@ def chain_rows(is_asked: bool) -> list[table.Row]:
     if not is_asked:
         return [table.row(key, "s", note="not run; make bench ARGS=--chain")]
     with tempfile.TemporaryDirectory() as folder:
-        left_out = shutil.ignore_patterns(".*", "results", "resources", "logs", "benchmarks")
+        made = ("results", "resources", "logs", "benchmarks", "checkpoints", "models")
+        left_out = shutil.ignore_patterns(".*", *made)
         fresh = Path(folder) / "fresh"
         shutil.copytree(ROOT, fresh, ignore=left_out)
         seconds = seconds_of(

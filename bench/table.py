@@ -83,7 +83,6 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     colours = ["tab:grey" if one["peer"] == "limit" else "tab:blue" for one in drawn]
     axes.bar_label(axes.barh(names, ratios, color=colours), fmt="%.2f", padding=3)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
     axes.set_xlabel("times better than the peer; grey: share of the machine's limit")
     axes.invert_yaxis()
     figure.savefig(path)
