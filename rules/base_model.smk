@@ -3,13 +3,17 @@ if config["base_model"] == "embedded":
     rule base_model:
         input:
             code=code_of("scripts/pretrain_base.py"),
+        # All by name and without a benchmark: `--cache base_model` asks for both.
         output:
             manifest=BASE_MODEL,
             history="resources/base_model/history.csv",
+            weights="resources/base_model/model.safetensors",
+            config="resources/base_model/config.json",
+            generation_config="resources/base_model/generation_config.json",
+            tokenizer="resources/base_model/tokenizer.json",
+            tokenizer_config="resources/base_model/tokenizer_config.json",
         log:
             "logs/base_model.log",
-        benchmark:
-            "benchmarks/base_model.tsv"
         conda:
             "../envs/train.yaml"
         threads: workflow.cores

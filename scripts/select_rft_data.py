@@ -10,7 +10,9 @@ with jobs.running(snakemake.log[0]):
     kept = selection.select(rollouts, recipe["keep_per_question"])
     gained = selection.yields(rollouts, kept)
     logs.log.info(
-        "kept %(kept)d of %(samples)d samples, %(solved)d of %(questions)d solved", gained
+        "kept %(kept)d of %(samples)d samples, %(solved)d of %(questions)d solved; the verifier "
+        "failed on %(error)d",
+        gained,
     )
     artifacts.write_jsonl(snakemake.output.rows, kept)
     artifacts.write_csv(snakemake.output.yields, [gained], tuple(gained))

@@ -326,6 +326,21 @@ def test_a_changed_hash_in_any_receipt_is_found(run):
         write(path, whole)
 
 
+def test_an_edited_setting_is_found_in_any_receipt(run):
+    """Also where no later stage states the receipt's own sha256."""
+    receipts = [path for path in files(run) if path.endswith("receipt.json")]
+    assert len(receipts) == 11
+    for path in receipts:
+        whole = Path(path).read_text()
+        for part in ("settings", "libraries"):
+            receipt = json.loads(whole)
+            receipt[part]["seed"] = "1"
+            artifacts.write_json(path, receipt)
+            assert faults() == [f"{path} is no receipt: it was edited by hand; make it again"]
+        write(path, whole)
+    assert faults() == []
+
+
 def test_a_figure_whose_data_was_made_again_is_stale(run):
     rows = [{"id": "valid-0007", "question": "another?"}]
     splits = ["results/questions/train.jsonl", write("results/questions/valid.jsonl", rows)]

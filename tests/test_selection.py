@@ -9,7 +9,7 @@ import torch
 from models_for_tests import llama, parrot
 from tokenizers_for_tests import build
 
-from posttrain import answers, artifacts, evaluation, rollouts, scoring, selection
+from posttrain import answers, artifacts, evaluation, rollouts, scoring, selection, traces
 from posttrain.errors import ScoringError
 from posttrain.sampling import Completion
 from posttrain.statistics import mcnemar, wilson
@@ -93,7 +93,8 @@ def test_figures_have_the_stated_columns_and_add_up():
             row = scoring.summarised("sft", "ab12", verdicts)
             assert tuple(row) == scoring.COLUMNS
             assert row["questions"] == n
-            assert row["answered"] + row["unparseable"] + row["truncated"] == n
+            unanswered = row["unparseable"] + row["truncated"] + verdicts.count("error")
+            assert row["answered"] + unanswered == n
             assert row["answered"] == verdicts.count("correct") + verdicts.count("wrong")
             assert row["accuracy"] == round(verdicts.count("correct") / n, 6)
             assert row["answer_rate"] == round(row["answered"] / n, 6)
@@ -161,6 +162,68 @@ def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkey
         evaluation.predictions(Unasked(), tokenizer, QUESTIONS, "answer", RECIPE)
     with pytest.raises(ScoringError, match="the verifier"):
         rollouts.sample(Unasked(), Unasked(), tokenizer, QUESTIONS, RECIPE)
+
+
+def failing_on(monkeypatch, module, name, marked):
+    """Let a function of the verifier fail on texts that are `marked`, and on no other."""
+    real = getattr(module, name)
+
+    def failing(text, *more):
+        if marked(text):
+            raise ZeroDivisionError("of the verifier's own")
+        return real(text, *more)
+
+    monkeypatch.setattr(module, name, failing)
+
+
+SAID = "ZeroDivisionError: of the verifier's own"
+
+
+def test_a_question_that_the_verifier_fails_on_is_an_error_and_the_others_are_scored(
+    tokenizer, monkeypatch
+):
+    """Neither wrong nor the end of the evaluation: all other figures are as they were."""
+    model = llama(len(tokenizer))
+    before = evaluation.predictions(model, tokenizer, QUESTIONS, "answer", RECIPE)
+    text = before[3]["completion"]
+    assert [line["completion"] for line in before].count(text) == 1
+    failing_on(monkeypatch, answers, "parse", lambda given: given == text)
+    after = evaluation.predictions(model, tokenizer, QUESTIONS, "answer", RECIPE)
+    assert after[3] == before[3] | {"parsed": None, "verdict": "error", "error": SAID}
+    assert after[:3] + after[4:] == before[:3] + before[4:]
+    row = scoring.summarised("sft", "ab12", [line["verdict"] for line in after])
+    assert (row["questions"], row["answered"], row["correct"]) == (10, 0, 0)
+    assert row["unparseable"] + row["truncated"] == 9
+
+
+@pytest.mark.parametrize(("module", "name"), [(answers, "parse"), (traces, "equations")])
+def test_a_sample_that_the_verifier_fails_on_is_counted_and_never_kept(monkeypatch, module, name):
+    failing_on(monkeypatch, module, name, lambda text: text.startswith("Look"))
+    sampled = [
+        rollout("train-0001", 0, "Look: 6 * 1000 = 6000."),
+        rollout("train-0001", 1, "6 * 1000 = 6000."),
+    ]
+    assert [one["verdict"] for one in sampled] == ["error", "correct"]
+    assert sampled[0]["error"] == SAID
+    assert sampled[0].keys() == sampled[1].keys() | {"error"}
+    kept = selection.select(sampled, 9)
+    assert [row["id"] for row in kept] == ["train-0001-01"]
+    gained = selection.yields(sampled, kept)
+    assert (gained["samples"], gained["correct"], gained["error"]) == (2, 1, 1)
+    with pytest.raises(ScoringError, match=r"none of 1 samples .* \(1 error with no equations\)"):
+        selection.select(sampled[:1], 9)
+
+
+def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
+    tokenizer, six, monkeypatch
+):
+    failing_on(monkeypatch, answers, "parse", lambda text: text == " <answer>6</answer>")
+    asked = [question | {"answer": 6.0} for question in QUESTIONS[:2]]
+    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    assert len(found) == 2 * RECIPE["samples_per_question"]
+    assert {(row["sft_verdict"], row["sft_parsed"], row["sft_error"]) for row in found} == {
+        ("error", None, SAID)
+    }
 
 
 def test_gold_that_its_digits_make_wrong_is_refused():
@@ -241,8 +304,7 @@ def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="ans
         "question": "How many g in 6 kg?",
         "sample": sample,
         "completion": text,
-        **scoring.judge(Completion(text, 9, finish), gold, TOLERANCES),
-        **scoring.judge_trace(text),
+        **scoring.judge_reasoned(Completion(text, 9, finish), gold, TOLERANCES),
     }
 
 
@@ -319,6 +381,7 @@ def test_what_sampling_brought_adds_up():
         "wrong": 1,
         "unparseable": 1,
         "truncated": 1,
+        "error": 0,
         "correct_with_right_trace": 2,
         "correct_with_wrong_trace": 1,
         "correct_with_unreadable_trace": 1,

@@ -122,9 +122,10 @@ def load(
 ) -> Loaded:
     """Return the base model with the adapter in `folder` merged into it, in float32, proven.
 
-    With a receipt: same bytes, same base model, and the probes as the receipt states them. Without
-    one what can be checked is: names and shapes against its config and the base, every value
-    finite, no lora_B zero. In both cases the adapter must make a difference to the base model.
+    With a receipt: same bytes, same base model, the training rows of the run that it lies in, and
+    the probes as the receipt states them. Without one what can be checked is: names and shapes
+    against its config and the base, every value finite, no lora_B zero. In both cases the adapter
+    must make a difference to the base model.
 
     Args: manifest_path, of the base model.
     Raises: AdapterError, one line, naming the fault and the command that trains again.
@@ -133,6 +134,8 @@ def load(
     with _remedied(folder):
         weights.refuse_pickles(folder, folder.name)
         receipt = read_receipt(folder)
+        if receipt:
+            _refuse_other_run(folder, receipt)
         # Taken before the file is read, which is then held against it.
         sha256 = receipt["adapter"]["sha256"] if receipt else _sha256(folder)
         return Loaded(_merged(manifest_path, folder, sha256, receipt), folder, sha256, receipt)
@@ -215,7 +218,7 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     try:
         receipt = artifacts.read_json(path)
         hashes = [receipt["adapter"][key] for key in ("sha256", "config_sha256")]
-        hashes += receipt["base_model"].values()
+        hashes += [*receipt["base_model"].values(), *receipt.get("inputs", {}).values()]
         rows, stated = receipt["probes"]["rows"], receipt["probes"]["adapter_logprobs"]
         if not all(isinstance(sha256, str) for sha256 in hashes):
             raise ValueError("a sha256 is no text")
@@ -226,6 +229,25 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(f"{path} is no receipt of an adapter ({_what(error)})") from error
     return receipt
+
+
+def _refuse_other_run(folder: Path, receipt: Mapping[str, Any]) -> None:
+    """Raise AdapterError if the rows of this run are not those that the adapter was trained on.
+
+    Another run's adapter, copied over this run's with its receipt, is sound in all else. Rows that
+    were deleted refuse nothing.
+    """
+    rows = folder.parent / "tokenized" / f"{folder.name}.jsonl"
+    stated = receipt.get("inputs", {}).values()
+    if (
+        folder.parts[0] == "results"
+        and rows.is_file()
+        and artifacts.sha256_file(rows) not in stated
+    ):
+        raise AdapterError(
+            f"{folder}: this adapter was not trained on {rows}: it is another run's, or the rows "
+            "have changed since"
+        )
 
 
 def _is_probe(row: Mapping[str, Any]) -> bool:

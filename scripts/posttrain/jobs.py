@@ -5,6 +5,8 @@ And for the folder they run in: one Snakemake at a time, whose locks end with it
 
 import ctypes
 import errno
+import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -88,9 +90,12 @@ def explained(error: BaseException) -> str | None:
     """Return the line that tells a person what to do, or None where the fault is ours."""
     if isinstance(error, PosttrainError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in ADVICE:
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}: {ADVICE[error.errno]}"
+    # The safetensors library tells of a disk's fault in words alone.
+    in_words = re.search(r"\(os error (\d+)\)|Os \{ code: (\d+)", str(error))
+    number = int(in_words[1] or in_words[2]) if in_words else getattr(error, "errno", None)
+    if number in ADVICE:
+        place = getattr(error, "filename", None)
+        return f"{f'{place}: ' if place else ''}{os.strerror(number)}: {ADVICE[number]}"
     is_cuda = type(error).__name__ == "OutOfMemoryError"
     if is_cuda or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return OUT_OF_MEMORY % (str(error).splitlines() or ["no more to be had"])[0]

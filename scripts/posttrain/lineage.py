@@ -12,6 +12,8 @@ from posttrain import artifacts
 from posttrain.errors import ScoringError
 from posttrain.imports import library_versions
 
+PARTS = ("stage", "inputs", "code", "outputs", "settings", "libraries", "computed")
+
 
 def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
     """Return path -> sha256 for the values of a mapping of names to one or several paths."""
@@ -41,6 +43,14 @@ def origin(
     }
 
 
+def seal(receipt: Mapping[str, Any]) -> str:
+    """Return the sha256 of the parts that every receipt has: an edit by hand breaks it.
+
+    It is against slips alone. Who recomputes it is seen only where a later stage read the receipt.
+    """
+    return artifacts.sha256_json({part: receipt[part] for part in PARTS})
+
+
 def origin_of_rule(
     job: Any, settings: Mapping[str, Any], computed: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -57,7 +67,8 @@ def receipt(
 ) -> dict[str, Any]:
     """Return the receipt of a stage whose outputs, but for the receipt, are all written."""
     written = {name: paths for name, paths in outputs.items() if name != "receipt"}
-    return {**origin, "outputs": hashes(written)}
+    found = {**origin, "outputs": hashes(written)}
+    return found | {"seal": seal(found)}
 
 
 def receipt_of_rule(

@@ -168,8 +168,9 @@ def save(
 
     disable_progress_bar()
     _clear(folder)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    with artifacts.filling(folder) as beside:
+        tokenizer.save_pretrained(beside)
+        model.save_pretrained(beside)
 
 
 def link(source: str | Path, folder: str | Path) -> None:

@@ -73,16 +73,14 @@ def sample_chunk(
             "question_id": question["id"],
             "question": question["question"],
             "gold": question["answer"],
-            "sft_verdict": verdict["verdict"],
-            "sft_parsed": verdict["parsed"],
+            **{f"sft_{key}": value for key, value in verdict.items()},
             "chunk": chunk,
             "seed": seed,
             "sample": sample,
             "completion": completion.text.strip(),
             "tokens": completion.tokens,
             "finish": completion.finish,
-            **scoring.judge(completion, question["answer"], recipe),
-            **scoring.judge_trace(completion.text),
+            **scoring.judge_reasoned(completion, question["answer"], recipe),
         }
         for question, verdict, completions in zip(questions, first, sampled, strict=True)
         for sample, completion in enumerate(completions)
