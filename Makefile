@@ -26,15 +26,15 @@ run: setup
 test: setup
 	$(IN_VENV) pytest $(ARGS)
 
-# Stops a small run some 140 times and fails its disk 30 times; about an hour.
-chaos: setup
-	$(IN_VENV) python tests/chaos.py $(ARGS)
-
-test-slurm: setup requirements-slurm.txt
-	PATH="$$PATH:/usr/sbin"; command -v munged && command -v slurmctld && command -v slurmd || \
+test-slurm: setup
+	@PATH="$$PATH:/usr/sbin"; command -v munged && command -v slurmctld && command -v slurmd || \
 		(apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge)
 	$(IN_VENV) pip install --quiet --requirement requirements-slurm.txt
 	$(IN_VENV) pytest -m slurm $(ARGS)
+
+# Stops a small run some 140 times and fails its disk 30 times; about an hour.
+chaos: setup
+	$(IN_VENV) python tests/chaos.py $(ARGS)
 
 lint: setup
 	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint
