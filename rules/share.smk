@@ -1,6 +1,7 @@
 # What is given away. No rule here is part of a run: each is asked for by the name of its output.
 ADAPTERS = [model for model, entry in MODELS.items() if entry["adapter"]]
 THEIRS = [model for model in ADAPTERS if model not in ("sft", "rft")]
+SAMPLED = [] if config["rollouts"]["file"] else list(rules.gather_rollouts.input.receipts)
 # The receipts that tell how an adapter was made, its training's last; of somebody else's its own.
 STAGES = {
     "sft": [
@@ -10,6 +11,7 @@ STAGES = {
     ],
     "rft": [
         rules.questions.output.receipt,
+        *SAMPLED[:1],  # shards differ in their number alone
         "results/rollouts/round1_receipt.json",
         rules.select_rft_data.output.receipt,
         rules.tokenize_rft.output.receipt,
@@ -87,8 +89,11 @@ rule model_card:
         ),
         summary=rules.summary.output.table,
         summary_receipt=rules.summary.output.receipt,
-        predictions=expand("results/{model}_predictions.jsonl", model=MODELS),
-        receipts=expand("results/{model}_receipt.json", model=MODELS),
+        comparisons=rules.comparisons.output.table,
+        changes=rules.comparisons.output.changes,  # which the receipt states too
+        comparisons_receipt=rules.comparisons.output.receipt,
+        predictions="results/{model}_predictions.jsonl",
+        evaluation="results/{model}_receipt.json",
         code=code_of("scripts/write_model_card.py"),
     output:
         card="results/{model}/README.md",
@@ -100,7 +105,6 @@ rule model_card:
     conda:
         "../envs/train.yaml"
     params:
-        recipe=settings_of(base_model="base_model"),
         libraries=libraries_of("scripts/write_model_card.py"),
     script:
         "../scripts/write_model_card.py"
@@ -120,14 +124,18 @@ rule bundle:
                 stage=("sft", "rft"),
                 what=("stats.csv", "receipt.json"),
             ),
-            *STAGES["rft"][1:2],
+            *SAMPLED,
+            "results/rollouts/round1_receipt.json",
             *rules.select_rft_data.output,
             *expand(
                 "results/{model}_{what}",
                 model=MODELS,
                 what=("eval.csv", "predictions.jsonl", "receipt.json"),
             ),
+            *expand(rules.ledger.output, round="round1"),
             *rules.summary.output,
+            *rules.comparisons.output,
+            *rules.breakdown.output,
             *rules.verdicts.output,
             *expand(
                 "results/{model}/{what}", model=ADAPTERS, what=("README.md", "card_receipt.json")

@@ -44,7 +44,6 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> card.Evidence:
         artifacts.write_json(path, receipt)
     return card.Evidence(
         model="rft",
-        base_model="embedded",
         adapter_files=[weights],
         data=[valid],
         stages=stages,
@@ -90,18 +89,16 @@ def test_a_hub_reads_the_figures_in_its_head(evidence):
 
 
 @pytest.mark.parametrize(
-    ("base_model", "origin", "named"),
+    ("origin", "shown", "named"),
     [
-        ("embedded", {"stage": "base_model"}, None),
-        ("models/SmolLM2-360M", {"folder": "models/SmolLM2-360M"}, None),
-        ("org/name@0123abc", {"revision": "0123abc"}, "org/name"),
+        ({"stage": "base_model"}, "pretrained from scratch by this workflow", None),
+        ({"folder": "models/SmolLM2-360M"}, "models/SmolLM2-360M", None),
+        ({"model": "org/name", "commit": "0123abc"}, "org/name@0123abc", "org/name"),
     ],
 )
-def test_a_base_model_is_named_to_a_hub_if_it_is_the_hubs(evidence, base_model, origin, named):
-    manifest = evidence.manifest | {"origin": origin}
-    text = card.text(replace(evidence, base_model=base_model, manifest=manifest))
+def test_a_base_model_is_named_to_a_hub_if_it_is_the_hubs(evidence, origin, shown, named):
+    text = card.text(replace(evidence, manifest=evidence.manifest | {"origin": origin}))
     assert ModelCard(text).data.base_model == named
-    shown = "pretrained from scratch by this workflow" if "stage" in origin else base_model
     assert f"Base model: {shown}; sha256: `model.safetensors` {SHA['model']}." in text
 
 

@@ -110,7 +110,7 @@ def test_a_card_states_the_figures_of_the_summary(chain: Chain, model: str):
     [figure] = [r for r in ModelCard(text).data.eval_results if r.metric_type == "accuracy"]
     assert figure.metric_value == float(row["accuracy"])
     assert f"| {row['accuracy_low']} to {row['accuracy_high']} |" in text
-    lines = (chain / "logs/verdicts.log").read_text("utf-8").splitlines()
+    lines = (chain / "logs/comparisons.log").read_text("utf-8").splitlines()
     told = [line.split(" ", 2)[2] for line in lines if " McNemar " in line]
     mine = [line for line in told if model in line.split(":")[0].split()]
     assert len(mine) == 4
@@ -142,9 +142,9 @@ def test_a_figure_edited_after_its_evaluation_gets_no_card_and_no_bundle(chain: 
     summary = again / "results/summary.csv"
     summary.write_text(re.sub(r"(?m)^(rft,.*),\d+,\d+$", r"\1,0,0", summary.read_text()) + "\n")
     for target in ("results/rft/README.md", "results/bundle.zip"):
-        rules = ("--allowed-rules", "model_card" if "README" in target else "bundle")
+        allowed = ("--allowed-rules", "model_card" if "README" in target else "bundle")
         said = again.snakemake(
-            *ONE_CORE, "--configfile", TINY, "overlay.yaml", "--force", *rules, "--", target
+            *ONE_CORE, "--configfile", TINY, "overlay.yaml", "--force", *allowed, "--", target
         )
         assert said.status == 1
         assert "results/summary.csv was changed since it was written" in said.error
@@ -173,6 +173,8 @@ def test_a_bundle_holds_what_was_asked_for_and_nothing_else(chain: Chain):
         *("rules/share.smk", "scripts/posttrain/bundle.py", "schemas/config.schema.yaml"),
         *("envs/train.yaml", "results/summary.csv", "results/verdicts.csv"),
         *("results/mine/README.md", "resources/base_model/manifest.json"),
+        *("results/rollouts/round1/shard_1_of_1_receipt.json", "results/comparisons.csv"),
+        *("results/rft_data/round1_ledger.csv", "results/breakdown.csv"),
         *(f"results/{m}_eval.csv" for m in ("base", "cot", "sft", "rft", "mine")),
     } <= found
     assert not [n for n in found if "checkpoint" in n.replace("checkpoints.py", "")]
@@ -240,7 +242,7 @@ def test_what_was_exported_stands_in_for_sampling(chain: Chain, tmp_path: Path):
     said = made(again, "results/rft_eval.csv", overlay=overlay)
     assert said.status == 0, said.text
     assert "import_rollouts" in said.jobs
-    assert not {"generate_rft_data", "sft_train"} & said.jobs.keys()
+    assert not {"generate_rft_data", "gather_rollouts", "sft_train"} & said.jobs.keys()
     assert f"{len(kept)} of {len(kept) + 2} rows are sound" in said.text
     with (again / "results/rollouts/round1_refused.csv").open() as file:
         refused = {row["reason"]: row["rows"] for row in csv.DictReader(file)}
@@ -280,5 +282,5 @@ def test_a_sweep_takes_the_same_file_of_rollouts(chain: Chain):
     configs = ("--snakefile", "presets/sweep.smk", "--configfile", TINY, overlay)
     said = chain.plan(*configs, "--", "results/sweeps/seed1/rft_eval.csv")
     assert said.jobs.keys() >= {"seed1_import_rollouts", "seed1_select_rft_data"}
-    assert "seed1_generate_rft_data" not in said.jobs
+    assert not {"seed1_generate_rft_data", "seed1_gather_rollouts"} & said.jobs.keys()
     assert "    input: mine.json, results/sweeps/seed1/questions/train.jsonl" in said.text

@@ -33,7 +33,6 @@ class Evidence:
     """
 
     model: str
-    base_model: str
     adapter_files: Sequence[str]
     data: Sequence[str]
     stages: Mapping[str, Row]
@@ -91,11 +90,9 @@ def _metadata(evidence: Evidence) -> str:
         )
         for metric in ("accuracy", "answer_rate")
     ]
-    # A hub takes names of its own models alone; one that was made here has none.
-    is_of_hub = not {"stage", "folder"} & evidence.manifest["origin"].keys()
     data = ModelCardData(
         model_name=evidence.model,
-        base_model=evidence.base_model.partition("@")[0] if is_of_hub else None,
+        base_model=evidence.manifest["origin"].get("model"),  # none where it is not a hub's
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["lora", *([evidence.model] if evidence.model in ABOUT else [])],
@@ -114,8 +111,12 @@ def _what(evidence: Evidence) -> str:
 
 
 def _base(evidence: Evidence) -> str:
-    origin = evidence.manifest["origin"]
-    return "pretrained from scratch by this workflow" if "stage" in origin else evidence.base_model
+    match evidence.manifest["origin"]:
+        case {"model": name, "commit": commit}:
+            return f"{name}@{commit}"
+        case {"folder": folder}:
+            return folder
+    return "pretrained from scratch by this workflow"
 
 
 def _figures(evidence: Evidence) -> Iterable[str]:

@@ -130,8 +130,7 @@ def judged(
             "completion": completion.text,
             "tokens": None,
             "finish": None,
-            **scoring.judge(completion, question["answer"], tolerances),
-            **scoring.judge_trace(completion.text),
+            **scoring.judge_reasoned(completion, question["answer"], tolerances),
         }
         samples[question["id"]] += 1
         rollouts.append(rollout)
