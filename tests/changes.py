@@ -32,7 +32,8 @@ READERS = {
     "questions": {"tokenize_sft", "generate_rft_data"} | EVALUATIONS,
     "tokenize_sft": {"sft_train"},
     "sft_train": {"generate_rft_data", "evaluate sft"},
-    "generate_rft_data": {"select_rft_data"},
+    "generate_rft_data": {"gather_rollouts"},
+    "gather_rollouts": {"select_rft_data"},
     "select_rft_data": {"tokenize_rft"},
     "tokenize_rft": {"rft_train"},
     "rft_train": {"choose_round"},
@@ -189,6 +190,7 @@ CHANGES = [
     setting({"rft_train"}, rft={"batch_size": 2, "epochs": 8}),  # swapped
     setting({"generate_rft_data"}, rollouts={"max_new_tokens": 60, "questions_per_chunk": 64}),
     setting({"generate_rft_data"}, rollouts={"temperature": 0.7}),
+    setting({"generate_rft_data"}, rollouts={"shards": 2}),  # the same bytes, by other jobs
     setting({"select_rft_data"}, rollouts={"keep_per_question": 3}),
     setting(EVALUATIONS, evaluate={"limit": 20}),
     setting(COMPLETING, evaluate={"relative_tolerance": 0.04}),
@@ -229,8 +231,11 @@ CHANGES = [
     ),
     # Files that were made
     Change("adapter deleted", {"sft_train"}, made=without("results/sft/adapter_model.safetensors")),
+    Change("rollouts deleted", {"gather_rollouts"}, made=without("results/rollouts/round1.jsonl")),
     Change(
-        "rollouts deleted", {"generate_rft_data"}, made=without("results/rollouts/round1.jsonl")
+        "a shard of the rollouts deleted",
+        {"generate_rft_data"},
+        made=without("results/rollouts/round1/shard_1_of_1.jsonl"),
     ),
     Change("kept rows edited", {"tokenize_rft"}, made=line_in("results/rft_data/round1.jsonl")),
     Change("a result deleted", {"evaluate cot"}, made=without("results/cot_eval.csv")),
