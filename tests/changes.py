@@ -194,6 +194,7 @@ CHANGES = [
     setting({"rft_train"}, rft={"batch_size": 2, "epochs": 8}),  # swapped
     setting({"generate_rft_data"}, rollouts={"max_new_tokens": 60, "questions_per_chunk": 64}),
     setting({"generate_rft_data"}, rollouts={"temperature": 0.7}),
+    setting({"generate_rft_data"}, rollouts={"shards": 2}),  # the same bytes, by other jobs
     setting({"select_rft_data"}, rollouts={"keep_per_question": 3}),
     setting(EVALUATIONS, evaluate={"limit": 20}),
     setting(COMPLETING, evaluate={"relative_tolerance": 0.04}),
@@ -234,8 +235,11 @@ CHANGES = [
     ),
     # Files that were made
     Change("adapter deleted", {"sft_train"}, made=without("results/sft/adapter_model.safetensors")),
+    Change("rollouts deleted", {"gather_rollouts"}, made=without("results/rollouts/round1.jsonl")),
     Change(
-        "rollouts deleted", {"generate_rft_data"}, made=without("results/rollouts/round1.jsonl")
+        "a shard deleted that was gathered",
+        set(),
+        made=without("results/rollouts/round1/shard_1_of_1.jsonl"),
     ),
     Change("kept rows edited", {"tokenize_rft"}, made=line_in("results/rft_data/round1.jsonl")),
     Change("a result deleted", {"evaluate cot"}, made=without("results/cot_eval.csv")),
