@@ -17,7 +17,7 @@ from posttrain.errors import MaskError, PromptError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MARK = "system"  # some system text, to see what a template writes where none is given
+MARK = "Be brief."  # some system text, to see what a template writes where none is given
 EXAMPLE_DIGITS = 15  # worked examples are shown as they are written
 Style = Literal["answer", "reasoning", "worked"]
 
@@ -165,7 +165,8 @@ def _chat(
             ) from error
     else:
         given = text if system else _templated(tokenizer, [_says("system", MARK), *chat])
-        if own := [word for word in text.split() if word not in given]:
+        without = given.replace(MARK, "")
+        if own := [w for w in text.split() if w not in given and w not in without]:
             raise PromptError(
                 f"the model's chat template puts in a system message of its own ({own[0]} ...) "
                 "where none is given; write one: prompts: {system: You convert units.}"
