@@ -145,7 +145,8 @@ def make_run(manifest: Path, folder: Path, count: int) -> None:
     artifacts.write_jsonl(rows, labelled_rows(count))
     adapter = save_trained(manifest, folder / "results/sft", count=count)
     named = {"base": str(manifest), "rows": str(rows), "code": []}
-    stated = lineage.receipt("sft_train", named, {"weights": str(adapter / WEIGHTS)}, RECIPE, {})
+    origin = lineage.origin("sft_train", named, RECIPE, {})
+    stated = lineage.receipt(origin, {"weights": str(adapter / WEIGHTS)})
     artifacts.write_json(adapter / RECEIPT, stated | artifacts.read_json(adapter / RECEIPT))
 
 

@@ -33,7 +33,7 @@ def origin(
     Args: inputs, by name as the rule declares them, the code under `code`; settings, what the
         stage read of the config; computed, on what it ran, where that changes bytes.
     """
-    found = {
+    return {
         "stage": stage,
         "inputs": hashes({name: paths for name, paths in inputs.items() if name != "code"}),
         "code": hashes({"code": inputs["code"]}),
@@ -41,7 +41,6 @@ def origin(
         "libraries": dict(libraries),
         "computed": dict(computed or {}),
     }
-    return found | {"seal": seal(found)}
 
 
 def seal(receipt: Mapping[str, Any]) -> str:
@@ -68,7 +67,8 @@ def receipt(
 ) -> dict[str, Any]:
     """Return the receipt of a stage whose outputs, but for the receipt, are all written."""
     written = {name: paths for name, paths in outputs.items() if name != "receipt"}
-    return {**origin, "outputs": hashes(written)}
+    found = {**origin, "outputs": hashes(written)}
+    return found | {"seal": seal(found)}
 
 
 def receipt_of_rule(
