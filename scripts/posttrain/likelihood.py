@@ -69,8 +69,8 @@ def pack(rows: Sequence[Row], device: torch.device, apart: bool = False) -> list
     numbers = sorted(range(len(rows)), key=lambda number: -lengths[number])
     lines = [[number] for number in numbers] if apart else _lines(lengths, numbers)
     size = max(sum(lengths[number] for number in line) for line in lines)
-    passes = -(-len(lines) * size // PASS_TOKENS)
-    a_pass = -(-len(lines) // passes)
+    passes = math.ceil(len(lines) / max(1, PASS_TOKENS // size))
+    a_pass = math.ceil(len(lines) / passes)
     chunks = [lines[start : start + a_pass] for start in range(0, len(lines), a_pass)]
     return [_pack_lines(rows, chunk, device, apart) for chunk in chunks]
 
