@@ -1,5 +1,6 @@
 # make run: the whole chain.  make test: the tests.  Both first bring .venv up to date.
 # make chaos: what the tests do to running jobs, by the hundred.
+# make test-slurm: the workflow on a Slurm cluster, which it sets up on a Debian machine, as root.
 # ARGS is handed on: make run ARGS="--configfile mine.yaml", make test ARGS="-k masking".
 
 PYTHON ?= python3
@@ -12,9 +13,10 @@ $(error no script can be run from "$(CURDIR)": move the folder to a path without
 endif
 
 STAMP := .venv/up-to-date
+BENCH_STAMP := .venv-bench/up-to-date
 IN_VENV := . .venv/bin/activate &&
 
-.PHONY: setup run test chaos lint lock
+.PHONY: setup run test test-slurm chaos bench lint lock
 
 setup: $(STAMP)
 
@@ -24,12 +26,22 @@ run: setup
 test: setup
 	$(IN_VENV) pytest $(ARGS)
 
+test-slurm: setup
+	@PATH="$$PATH:/usr/sbin"; command -v munged && command -v slurmctld && command -v slurmd || \
+		(apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge)
+	$(IN_VENV) pip install --quiet --requirement requirements-slurm.txt
+	$(IN_VENV) pytest -m slurm $(ARGS)
+
 # Stops a small run some 140 times and fails its disk 30 times; about an hour.
 chaos: setup
 	$(IN_VENV) python tests/chaos.py $(ARGS)
 
 lint: setup
 	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint
+
+# Our stages against their peers, in the folder of a finished run: bench/results.csv, results.svg.
+bench: $(BENCH_STAMP)
+	$(IN_VENV) .venv-bench/bin/python bench/run.py $(ARGS)
 
 # requirements.txt from the .in files. It must fit every machine: no local build of torch, none of
 # the CUDA packages, which torch's CUDA build asks for by itself.
@@ -49,4 +61,12 @@ $(STAMP): requirements.txt
 	$(if $(TORCH_INDEX),.venv/bin/pip install --no-deps --index-url $(TORCH_INDEX) \
 		"$$(grep ^torch== requirements.txt)")
 	.venv/bin/pip install --requirement requirements.txt
+	@touch $@
+
+# The peers stay out of .venv, which is as requirements.txt says, but see what is installed there.
+$(BENCH_STAMP): $(STAMP) bench/requirements.txt
+	.venv/bin/python -m venv .venv-bench
+	for lib in $(CURDIR)/.venv/lib/python*/site-packages; do \
+		echo $$lib > .venv-bench/$${lib#$(CURDIR)/.venv/}/workflow.pth; done
+	.venv-bench/bin/pip install --requirement bench/requirements.txt --constraint requirements.txt
 	@touch $@

@@ -11,10 +11,13 @@ include: "rules/base_model.smk"
 include: "rules/questions.smk"
 include: "rules/sft.smk"
 include: "rules/rollouts.smk"
+include: "rules/import_rollouts.smk"
 include: "rules/rft.smk"
 include: "rules/convert.smk"
 include: "rules/evaluate.smk"
+include: "rules/statistics.smk"
 include: "rules/summary.smk"
+include: "rules/share.smk"
 
 
 rule all:
@@ -25,12 +28,16 @@ rule all:
         rules.questions.output,
         rules.tokenize_sft.output,
         rules.sft_train.output,
-        rules.generate_rft_data.output,
+        "results/rollouts/round1.jsonl",
+        "results/rollouts/round1_receipt.json",
         rules.select_rft_data.output,
         rules.tokenize_rft.output,
         rules.rft_train.output,
         rules.choose_round.output,
+        expand(rules.ledger.output, round="round1"),
         expand(rules.evaluate.output, model=MODELS),
+        rules.comparisons.output,
+        rules.breakdown.output,
         rules.summary.output,
         rules.verdicts.output,
         rules.gate.output,

@@ -1,4 +1,4 @@
-"""Rule generate_rft_data: questions and the SFT adapter in; every sampled completion out."""
+"""Rule generate_rft_data: questions, SFT adapter and sampler in; a shard's completions out."""
 
 from pathlib import Path
 
@@ -10,17 +10,19 @@ with jobs.running(snakemake.log[0]):
     recipe = snakemake.params.recipe | {"round": snakemake.params.round}
     devices.use_threads(snakemake.threads)
     origin = lineage.origin_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
-    kept = checkpoints.Checkpoints(snakemake.rule, origin)
-    folder = models.verified(snakemake.input.base)
-    tokenizer = models.load_tokenizer(folder)
+    shard, shards = int(snakemake.wildcards.shard), int(snakemake.wildcards.shards)
+    kept = checkpoints.Checkpoints(f"{snakemake.rule}_{shard}_of_{shards}", origin)
+    folders = [models.verified(m) for m in (snakemake.input.base, snakemake.input.sampler)]
     sft = adapters.load(snakemake.input.base, Path(snakemake.input.adapter).parent)
     rows = rollouts.sample(
         adapters.ready(sft),
-        devices.ready(models.load_model(folder, devices.FULL)),
-        tokenizer,
+        devices.ready(models.load_model(folders[1], devices.FULL)),
+        [models.load_tokenizer(folder) for folder in folders],
         artifacts.read_jsonl(snakemake.input.questions),
         recipe,
         kept,
+        shard,
+        shards,
     )
     adapters.refuse_changed(sft)
     artifacts.write_jsonl(snakemake.output.rollouts, rows)

@@ -25,19 +25,24 @@ from chain_for_tests import TINY, Chain, fresh_clone
 
 ARGUMENTS = ("--cores", "1", "--resources", "gpu=1", "--configfile", TINY)
 EVALUATIONS = {f"evaluate {model}" for model in ("base", "cot", "sft", "rft")}
+GATHERING = {"summary", "verdicts", "comparisons", "breakdown"}
 # job -> the jobs that read what it makes
 READERS = {
     "base_model": {"tokenize_sft", "sft_train", "generate_rft_data", "tokenize_rft", "rft_train"}
     | EVALUATIONS,
-    "questions": {"tokenize_sft", "generate_rft_data"} | EVALUATIONS,
+    "questions": {"tokenize_sft", "generate_rft_data", "ledger", "breakdown"} | EVALUATIONS,
     "tokenize_sft": {"sft_train"},
     "sft_train": {"generate_rft_data", "evaluate sft"},
-    "generate_rft_data": {"select_rft_data"},
-    "select_rft_data": {"tokenize_rft"},
+    "generate_rft_data": {"gather_rollouts"},
+    "gather_rollouts": {"select_rft_data", "ledger"},
+    "select_rft_data": {"tokenize_rft", "ledger"},
+    "ledger": {"gate"},
     "tokenize_rft": {"rft_train"},
     "rft_train": {"choose_round"},
     "choose_round": {"evaluate rft"},
-    **{evaluation: {"summary", "verdicts"} for evaluation in (*EVALUATIONS, "evaluate mine")},
+    **{evaluation: GATHERING for evaluation in (*EVALUATIONS, "evaluate mine")},
+    "comparisons": {"gate"},
+    "breakdown": {"gate"},
     "summary": {"verdicts", "gate"},
     "verdicts": {"gate"},
     "gate": set(),
@@ -195,7 +200,7 @@ CHANGES = [
     setting({"verdicts"}, evaluate={"require": {"sft": {"accuracy": 0.01}}}),
     Change(
         "an adapter of one's own is added",
-        {"evaluate mine", "summary", "verdicts"},
+        {"evaluate mine"} | GATHERING,
         {"evaluate": {"adapters": {"mine": "mine"}}},
         adapter_of_a_person,
     ),

@@ -35,7 +35,7 @@ EVALUATION = [
     "unparseable",
     "truncated",
 ]
-GATHER = {"summary": 1, "verdicts": 1, "gate": 1, "all": 1}
+GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
 TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
 WHOLE = {
     "base_model": 1,
@@ -43,7 +43,9 @@ WHOLE = {
     "tokenize_sft": 1,
     "sft_train": 1,
     "generate_rft_data": 1,
+    "gather_rollouts": 1,
     "select_rft_data": 1,
+    "ledger": 1,
     "tokenize_rft": 1,
     **TRAIN_RFT,
     "evaluate": 4,
@@ -97,11 +99,13 @@ def test_every_file_of_the_contract_is_there(chain: Chain):
         ),
         *(f"results/{folder}/{n}" for folder in ("sft", "rft", "rft/round1") for n in adapter),
         "results/rollouts/round1.jsonl",
-        "results/rft_data/round1.jsonl",
+        *(f"results/rft_data/round1{end}" for end in (".jsonl", "_yield.csv", "_ledger.csv")),
+        *(f"results/rft_data/round1_{name}.csv" for name in ("never_solved", "marginal")),
         *(f"results/{m}_{n}" for m in MODELS for n in ("eval.csv", "predictions.jsonl")),
         "results/summary.csv",
         "results/verdicts.csv",
         "results/passed.csv",
+        *(f"results/{name}.csv" for name in ("comparisons", "gained_lost", "breakdown")),
     ]
     assert [path for path in wanted if not (chain / path).is_file()] == []
 
@@ -224,7 +228,7 @@ def test_stopped_runs_and_failing_disks_lose_nothing(chain: Chain, tmp_path: Pat
 def test_a_fresh_clone_plans_the_whole_chain_for_one_result(clone: Chain):
     # Weights come first: what has not been trained cannot be evaluated.
     planned = clone.plan("results/rft_eval.csv").jobs
-    assert planned == {rule: 1 for rule in WHOLE if rule not in GATHER}
+    assert planned == {rule: 1 for rule in WHOLE if rule not in (*GATHER, "ledger")}
     assert planned["sft_train"] == 1
 
 
@@ -304,6 +308,20 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
 # Runs beside the first
 
 
+def test_two_shards_make_the_rollouts_that_one_made(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    configs = ("--configfile", TINY, again.overlay({"rollouts": {"shards": 2}}))
+    whole = "results/rollouts/round1.jsonl"
+    (again / whole).unlink()
+    said = again.snakemake(*ONE_CORE, *configs, "--", whole)
+    assert said.status == 0, said.text
+    assert said.jobs == {"generate_rft_data": 2, "gather_rollouts": 1}
+    assert (again / whole).read_bytes() == (chain / whole).read_bytes()
+    shards = [again.rows(f"results/rollouts/round1/shard_{n}_of_2.jsonl") for n in (1, 2)]
+    assert [{row["chunk"] for row in shard} for shard in shards] == [{0}, {1}]
+    assert again.plan(*configs).jobs == {}, "the same bytes rerun nothing"
+
+
 def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):
     from safetensors.torch import load_file
     from torch import save
@@ -334,16 +352,33 @@ def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):
     )
 
 
+def test_a_sampled_evaluation_is_asked_for_by_name(chain: Chain):
+    few = chain.overlay({"evaluate": {"limit": 5, "samples": 2}})
+    said = chain.snakemake(
+        "results/sampled/sft_pass_at_k.csv", *ONE_CORE, "--configfile", TINY, few
+    )
+    assert said.status == 0, said.text
+    assert said.jobs == {"sampled": 1}
+    _, rows = table(chain / "results/sampled/sft_pass_at_k.csv")
+    assert [(row["model"], row["k"], row["questions"]) for row in rows] == [
+        ("sft", "1", "5"),
+        ("sft", "2", "5"),
+    ]
+    asked = [row["id"] for row in chain.rows("results/questions/valid.jsonl")][:5]
+    lines = chain.rows("results/sampled/sft_completions.jsonl")
+    assert [(row["id"], row["sample"]) for row in lines] == [(i, n) for i in asked for n in (0, 1)]
+    receipt = json.loads((chain / "results/sampled/sft_receipt.json").read_text("utf-8"))
+    assert receipt["adapter"] == sha256(chain / "results/sft/adapter_model.safetensors")
+    shutil.rmtree(chain / "results/sampled")
+
+
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
     of_run = {rule: count for rule, count in WHOLE.items() if rule not in ("base_model", "all")}
     own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in of_run.items()}
     assert said.jobs == {"base_model": 1, "sweep": 1, **own}
     written = re.findall(r"\b(?:results|logs|benchmarks)/[\w/.]+", said.text)
-    assert {path for path in written if "/sweeps/" not in path} == {
-        "logs/base_model.log",
-        "benchmarks/base_model.tsv",
-    }
+    assert {path for path in written if "/sweeps/" not in path} == {"logs/base_model.log"}
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):
@@ -394,7 +429,7 @@ def test_a_run_of_a_sweep_has_its_own_settings(clone: Chain):
         ("base_model: nowhere", "base_model is", "base_model: embedded"),
         ("base_model: envs", "base_model: envs is no usable model folder", "save_pretrained()"),
         (
-            f"base_model: a/b@{'0' * 40}",
+            "base_model: gpt2",
             "base_model is",
             "base_model: embedded",
         ),

@@ -165,7 +165,7 @@ def test_resumed_sampling_takes_finished_chunks_as_they_are(tmp_path, monkeypatc
         "relative_tolerance": 0.05,
         "absolute_tolerance": 1e-9,
     }
-    asked = (model, model, tokenizer(), questions, recipe)
+    asked = (model, model, [tokenizer()] * 2, questions, recipe)
     whole = rollouts.sample(*asked)
     with monkeypatch.context() as patch:
         stop_at(3, rollouts.sample_chunk, patch, rollouts, "sample_chunk")

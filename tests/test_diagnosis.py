@@ -187,14 +187,6 @@ def test_an_error_of_the_verifier_fails_at_any_accuracy_and_is_named():
         diagnosis.refuse_failed([row])
 
 
-def test_models_are_compared_on_the_same_questions():
-    rows = [{"model": "cot"}, {"model": "rft"}]
-    cot, rft = predictions(correct=60, wrong=40), predictions(correct=75, wrong=25)
-    assert diagnosis.comparisons(rows, [cot, rft]) == [
-        "rft over cot: 15 gained, 0 lost, McNemar p = 6.1e-05"
-    ]
-
-
 def test_the_table_shows_all_but_the_hashes():
     row = {"model": "sft", "adapter_sha256": "ab", "correct": "12"}
     assert diagnosis.table([row]) == "model correct\n  sft      12"

@@ -9,7 +9,7 @@ import torch
 from models_for_tests import llama, parrot
 from tokenizers_for_tests import build
 
-from posttrain import answers, evaluation, rollouts, scoring, selection, traces
+from posttrain import answers, artifacts, evaluation, rollouts, scoring, selection, traces
 from posttrain.errors import ScoringError
 from posttrain.sampling import Completion
 from posttrain.statistics import mcnemar, wilson
@@ -161,7 +161,7 @@ def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkey
     with pytest.raises(ScoringError, match="the verifier"):
         evaluation.predictions(Unasked(), tokenizer, QUESTIONS, "answer", RECIPE)
     with pytest.raises(ScoringError, match="the verifier"):
-        rollouts.sample(Unasked(), Unasked(), tokenizer, QUESTIONS, RECIPE)
+        rollouts.sample(Unasked(), Unasked(), [tokenizer] * 2, QUESTIONS, RECIPE)
 
 
 def failing_on(monkeypatch, module, name, marked):
@@ -219,7 +219,7 @@ def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
 ):
     failing_on(monkeypatch, answers, "parse", lambda text: text == " <answer>6</answer>")
     asked = [question | {"answer": 6.0} for question in QUESTIONS[:2]]
-    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
     assert len(found) == 2 * RECIPE["samples_per_question"]
     assert {(row["sft_verdict"], row["sft_parsed"], row["sft_error"]) for row in found} == {
         ("error", None, SAID)
@@ -245,7 +245,7 @@ def six(tokenizer):
 
 def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
     asked = [question | {"answer": question["answer"] / 1000} for question in QUESTIONS]
-    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
     counts = Counter(row["question_id"] for row in found)
     assert counts == {q["id"]: 2 if q["answer"] == 6 else 5 for q in asked}
     verdicts = {row["question_id"]: row["sft_verdict"] for row in found}
@@ -259,16 +259,44 @@ def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
 def test_a_chunk_is_the_same_whatever_was_sampled_before_it(tokenizer):
     """Chunks may be made in any order, or again: nothing crosses them."""
     sampler = llama(len(tokenizer))
-    whole = rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE)
+    whole = rollouts.sample(sampler, sampler, [tokenizer] * 2, QUESTIONS, RECIPE)
     parts = rollouts.chunks(QUESTIONS, 4)
     assert [len(part) for part in parts] == [4, 4, 2]
     for chunk in (2, 0, 1):
-        again = rollouts.sample_chunk(sampler, sampler, tokenizer, parts[chunk], chunk, RECIPE)
+        part = parts[chunk]
+        again = rollouts.sample_chunk(sampler, sampler, [tokenizer] * 2, part, chunk, RECIPE)
         assert again == [row for row in whole if row["chunk"] == chunk]
         assert {row["seed"] for row in again} == {rollouts.chunk_seed(0, 1, chunk)}
     seeds = {rollouts.chunk_seed(s, r, c) for s in range(5) for r in (1, 2) for c in range(100)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_rollouts_do_not_depend_on_the_number_of_shards(tokenizer, tmp_path):
+    """Bytes, as the rules write them; of three chunks, five shards leave two without any."""
+    sampler = llama(len(tokenizer))
+    written, chunks = {}, {}
+    for shards in (1, 2, 5):
+        parts = [
+            rollouts.sample(
+                sampler, sampler, [tokenizer] * 2, QUESTIONS, RECIPE, None, shard, shards
+            )
+            for shard in range(1, shards + 1)
+        ]
+        artifacts.write_jsonl(tmp_path / "round1.jsonl", [row for part in parts for row in part])
+        written[shards] = (tmp_path / "round1.jsonl").read_bytes()
+        chunks[shards] = [sorted({row["chunk"] for row in part}) for part in parts]
+    assert chunks == {1: [[0, 1, 2]], 2: [[0], [1, 2]], 5: [[], [0], [], [1], [2]]}
+    assert written[1] == written[2] == written[5]
+    assert written[1].count(b"\n") == 10 * 5
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 100])
+def test_every_chunk_is_in_one_shard_and_shards_are_alike_in_size(shards):
+    parts = [rollouts.shard_of(range(23), shard, shards) for shard in range(1, shards + 1)]
+    assert [chunk for part in parts for chunk in part] == list(range(23))
+    sizes = {len(part) for part in parts}
+    assert max(sizes) - min(sizes) <= 1
 
 
 def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="answer"):

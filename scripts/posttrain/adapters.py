@@ -281,9 +281,8 @@ def _merged(
             f"{folder / WEIGHTS}: {len(zero)} of {len(tensors) // 2} lora_B tensors are all zero, "
             f"such as {zero[0]}: the adapter is untrained there"
         )
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    probes = receipt["probes"]["rows"] if receipt else _any_probe(vocabulary)
-    if max(max(row["input_ids"]) for row in probes) >= vocabulary:
+    probes = probes_for(receipt, model)
+    if max(max(row["input_ids"]) for row in probes) >= _vocabulary(model):
         raise AdapterError(f"{folder / RECEIPT}: its probes hold tokens that the base model lacks")
     before = mean_logprobs(model, probes)
     used = {key: config[key] for key in sorted(USED & config.keys())}
@@ -380,10 +379,16 @@ def _shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
     }
 
 
-def _any_probe(vocabulary: int) -> list[dict[str, Any]]:
-    """Return one row of fixed ids for an adapter that brings no receipt: any text will do."""
-    ids = [1 + i * 7 % (vocabulary - 1) for i in range(32)]
+def probes_for(receipt: Mapping[str, Any] | None, model: "PreTrainedModel") -> list[dict[str, Any]]:
+    """Return the receipt's probes, or one row of fixed ids without a receipt: any text will do."""
+    if receipt:
+        return receipt["probes"]["rows"]
+    ids = [1 + i * 7 % (_vocabulary(model) - 1) for i in range(32)]
     return [{"id": "probe", "input_ids": ids, "labels": ids}]
+
+
+def _vocabulary(model: "PreTrainedModel") -> int:
+    return model.get_input_embeddings().weight.shape[0]
 
 
 def _sha256(folder: Path) -> str:

@@ -95,8 +95,8 @@ def _read(path: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_manifest(folder: Path, files: dict[str, str], origin: dict[str, Any]) -> dict[str, Any]:
     parts = {part: {} for part in ("inputs", "code", "outputs", "libraries", "computed")}
-    # The model of a local folder was made elsewhere: its origin is no receipt.
-    parts |= origin if "stage" in origin else {"stage": "base_model", "settings": origin}
+    # The model of a local folder or of a hub was made elsewhere: its origin is no receipt.
+    parts |= origin if "stage" in origin else {"stage": folder.name, "settings": origin}
     written = {str(folder / name): sha256 for name, sha256 in files.items()}
     parts |= {"outputs": parts["outputs"] | written}
     return parts | {"seal": lineage.seal(parts)}  # every stage that reads a manifest states it
@@ -269,7 +269,8 @@ def _after(
             )
             if line:
                 yield line
-                yield from _after(stages, written, found, check)
+                if written != sha256:  # of a copy, the readers are all asked already
+                    yield from _after(stages, written, found, check)
 
 
 def _standing(

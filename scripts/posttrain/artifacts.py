@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes it private; outputs are for everyone to read
         _take_name(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -50,7 +49,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(folder: str | Path) -> Iterator[Path]:
+def files_into(folder: str | Path) -> Iterator[Path]:
     """Yield a folder beside `folder`; on success its files move there, each whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +60,7 @@ def filling(folder: str | Path) -> Iterator[Path]:
 
 
 def _take_name(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o644)  # made private; outputs are for everyone to read
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -69,6 +69,44 @@ def _take_name(temporary: Path, path: Path) -> None:
         os.fsync(folder)  # the rename itself must survive a power cut
     finally:
         os.close(folder)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which takes its name on success and is gone otherwise.
+
+    Raises: FileExistsError, at once, if `folder` is there and is not an empty folder.
+    """
+    folder = Path(folder)
+    if folder.is_symlink() or (
+        folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise FileExistsError(f"{folder} is there already, and not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
+@contextmanager
+def growing(path: str | Path, size: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a file to append to, and how much of its `size` bytes an earlier writer left in it.
+
+    What is appended stays, however the block ends; a file that is too long is begun anew.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.stat().st_size > size:
+        path.unlink()
+    with path.open("ab") as file:
+        yield file, file.tell()
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -153,6 +191,12 @@ def sha256_file(path: str | Path) -> str:
         while block := file.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def git_blob_id(path: str | Path) -> str:
+    """Return the id that git gives a file's bytes: the sha1, in hex, of their number and them."""
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def sha256_json(value: Any) -> str:

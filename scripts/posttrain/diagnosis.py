@@ -2,11 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from posttrain.errors import ScoringError
-from posttrain.statistics import mcnemar
 
 FAILINGS = ("wrong", "unparseable", "truncated", "error")
 COLUMNS = (
@@ -119,21 +117,6 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     import pandas as pd
 
     return pd.DataFrame(rows).drop(columns="adapter_sha256").to_string(index=False)
-
-
-def comparisons(
-    rows: Sequence[Mapping[str, str]], predictions: Sequence[Sequence[Mapping[str, Any]]]
-) -> list[str]:
-    """Return a line for each model against each before it: questions gained and lost, exact p."""
-    right = {
-        row["model"]: [line["verdict"] == "correct" for line in lines]
-        for row, lines in zip(rows, predictions, strict=True)
-    }
-    found = []
-    for theirs, ours in combinations(right, 2):
-        gained, lost, p = mcnemar(right[ours], right[theirs])
-        found.append(f"{ours} over {theirs}: {gained} gained, {lost} lost, McNemar p = {p:.2g}")
-    return found
 
 
 def refuse_failed(found: Sequence[Mapping[str, str]]) -> None:

@@ -19,7 +19,7 @@ def start(path: str) -> None:
     # Their deprecations are for us, not for the person who runs a rule.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
     # Libraries may inform us of a request or a kernel; only what concerns the result is shown.
-    for noisy in ("httpx", "httpcore", "urllib3", "torch"):
+    for noisy in ("httpx", "httpx2", "httpcore", "urllib3", "torch"):
         logging.getLogger(noisy).setLevel("WARNING")
 
 

@@ -1,0 +1,69 @@
+"""Our stages against their peers and the machine's limit: bench/results.csv and bench/results.svg.
+
+    make bench                     # in the folder of a finished run
+    make bench ARGS=--chain        # the whole default chain, too: some minutes more
+
+All sides of a comparison take turns in one run, on the same model and data; the medians of five
+repeats stand in the table. That they do the same work is checked in that run: a loss curve, greedy
+completions or a share of right samples that differ end it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+# Before transformers, tokenizers and tqdm are imported, which read them once.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import commands  # noqa: E402
+import stages  # noqa: E402
+import table  # noqa: E402
+import yaml  # noqa: E402
+from cases import embedded, smollm2  # noqa: E402
+
+from posttrain import settings  # noqa: E402
+
+# benchmark -> what measures it, given the config
+MEASURED = {
+    "noop": [lambda config: commands.noop_rows()],
+    "startup": [lambda config: commands.startup_rows()],
+    "pretrain": [stages.pretrain_rows],
+    "train": [
+        lambda config: stages.train_rows(embedded(config), config),
+        lambda config: stages.train_rows(smollm2(config), config),
+    ],
+    "sample": [
+        lambda config: stages.sample_rows(embedded(config), config),
+        lambda config: stages.sample_rows(smollm2(config), config),
+    ],
+}
+
+
+def main() -> None:
+    """Measure all, and write the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chain", action="store_true", help="time the whole default chain, too")
+    parser.add_argument("--only", nargs="+", default=MEASURED, choices=MEASURED, help="a part")
+    given = parser.parse_args()
+    if not Path("results/passed.csv").is_file():
+        sys.exit("there is no finished run in this folder to measure with: make run")
+    schema = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    config = settings.filled(config, schema)
+    parts = [measure for name in given.only for measure in MEASURED[name]]
+    rows = []
+    for measure in [*parts, lambda config: commands.chain_rows(given.chain)]:
+        found = measure(config)
+        for row in found:
+            print(*row.values(), sep="  ", flush=True)
+        rows += found
+        # After each part, so that one that fails later does not take the others along.
+        table.write(ROOT / "bench/results.csv", rows)
+        table.plot(ROOT / "bench/results.svg", rows)
+
+
+if __name__ == "__main__":
+    main()
