@@ -23,6 +23,7 @@ from posttrain import (  # noqa: E402
     artifacts,
     corpus,
     devices,
+    lowrank,
     masking,
     models,
     prompts,
@@ -65,9 +66,9 @@ def canary(stage: str, config: dict) -> float:
     model = models.load_model(models.verified(BASE), devices.FULL)
     model.set_attn_implementation("eager")
     peft_model = adapters.attach(model, config[stage]["lora"], config["seed"])
-    dtype = devices.compute_dtype(devices.pick_device())
+    lowrank.hasten(peft_model, devices.compute_dtype(devices.pick_device()))
     rate = config[stage]["learning_rate"]
-    return median_seconds(lambda: training.sing(peft_model, rows, rate, dtype))
+    return median_seconds(lambda: training.sing(peft_model, rows, rate, False))
 
 
 def main() -> None:

@@ -7,7 +7,14 @@ import torch
 from training_for_tests import labelled_rows, tiny_model
 
 from posttrain.errors import MaskError
-from posttrain.likelihood import collate, completion_logprobs, mean_logprobs
+from posttrain.likelihood import (
+    collate,
+    completion_logprobs,
+    mean_logprobs,
+    mixes_rows,
+    pack,
+    packed_logprobs,
+)
 from posttrain.masking import IGNORE
 
 CPU = torch.device("cpu")
@@ -104,3 +111,80 @@ def test_probing_leaves_no_gradient_and_no_change(model, rows):
     mean_logprobs(model, rows[:2])
     assert all(weight.grad is None for weight in model.parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+# Packed rows
+
+
+def per_row(model, passes, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums and counts of each row, from all passes."""
+    sums, counts = torch.zeros(count), torch.zeros(count, dtype=torch.int64)
+    for packed in passes:
+        logp = packed_logprobs(model, packed)
+        sums.index_add_(0, packed.rows, logp)
+        counts.index_add_(0, packed.rows, torch.ones(len(logp), dtype=torch.int64))
+    return sums, counts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_packed_row_has_the_loss_that_it_has_alone(model, rows, apart, attention):
+    model.set_attn_implementation(attention)
+    passes = pack(rows, CPU, apart)
+    lines = sum(len(packed.input_ids) for packed in passes)
+    assert lines == len(rows) if apart else lines < len(rows)
+    sums, counts = per_row(model, passes, len(rows))
+    alone = torch.tensor(mean_logprobs(model, rows))
+    torch.testing.assert_close(sums / counts, alone)
+    assert counts.tolist() == [sum(i != IGNORE for i in row["labels"]) for row in rows]
+
+
+@torch.no_grad()
+def test_a_packed_row_does_not_see_its_neighbours(model, rows):
+    """Other words in all rows but one leave that one's log-probabilities as they were."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    others = [
+        row | {"input_ids": row["input_ids"] if n == 5 else [9] * lengths[n]}
+        for n, row in enumerate(rows)
+    ]
+    for passes in (pack(rows, CPU), pack(others, CPU)):
+        sums, counts = per_row(model, passes, len(rows))
+        assert (sums / counts)[5].item() == pytest.approx(mean_logprobs(model, [rows[5]])[0])
+    blind = [
+        packed.__class__(packed.input_ids, None, packed.targets, packed.rows)
+        for packed in pack(others, CPU)
+    ]
+    sums, counts = per_row(model, blind, len(rows))
+    off = abs((sums / counts)[5].item() - mean_logprobs(model, [rows[5]])[0])
+    assert off > 1e-3, "this row no longer stands behind another, so nothing could reach it"
+
+
+def test_packing_wastes_little_and_loses_nothing():
+    lengths = [7, 31, 18, 44, 25, 30, 28, 46, 19, 22, 37, 33, 29, 26, 40, 21]
+    rows = [
+        {"input_ids": [10 * n + i for i in range(length)], "labels": [IGNORE] * (length - 1) + [5]}
+        for n, length in enumerate(lengths, 1)
+    ]
+    [packed] = pack(rows, CPU)
+    assert packed.input_ids.numel() < 1.1 * sum(lengths) < len(lengths) * max(lengths)
+    starts = (packed.position_ids == 0) & (packed.input_ids != 0)
+    assert sorted(packed.input_ids[starts].tolist()) == [10 * n for n in range(1, 17)]
+    assert sorted(packed.rows.tolist()) == list(range(16))
+    assert (packed.targets != IGNORE).sum() == 16
+
+
+def test_a_row_s_last_id_has_no_target_and_its_first_is_none():
+    """Else a row would learn to foretell the row that it happens to stand beside."""
+    rows = [{"input_ids": [n, n + 1, n + 2], "labels": [n, n + 1, n + 2]} for n in (10, 20, 30)]
+    [packed] = pack(rows, CPU)
+    pairs = zip(packed.input_ids.flatten().tolist(), packed.targets.flatten().tolist(), strict=True)
+    learnt = {(one, target) for one, target in pairs if target != IGNORE}
+    assert learnt == {(10, 11), (11, 12), (20, 21), (21, 22), (30, 31), (31, 32)}
+
+
+def test_a_model_without_positions_is_not_packed(rows):
+    class Unplaced(torch.nn.Module):
+        def forward(self, input_ids, use_cache=False, logits_to_keep=0): ...
+
+    assert mixes_rows(Unplaced(), rows, [0.0] * len(rows))

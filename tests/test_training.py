@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import set_peft_model_state_dict
 from training_for_tests import RECIPE, labelled_rows, save_base, tiny_model, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from posttrain import adapters, artifacts, devices, masking, models, training
+from posttrain import adapters, artifacts, devices, likelihood, lowrank, masking, models, training
 from posttrain.errors import MaskError, TrainingError
-from posttrain.likelihood import collate, completion_logprobs
+from posttrain.likelihood import collate, pack, packed_logprobs
 from posttrain.masking import IGNORE
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -54,7 +55,7 @@ def wrapped():
 def step(model, rows=None, rate=0.01) -> tuple[float, float]:
     optimiser = training._optimiser(model, rate)
     model.train()
-    return training.train_step(model, optimiser, rows or labelled_rows(4), rate, FULL, "step 7")
+    return training.train_step(model, optimiser, rows or labelled_rows(4), rate, False, "step 7")
 
 
 # The recipe
@@ -121,6 +122,159 @@ def test_a_first_step_is_adamw_on_transformers_loss_with_the_gradient_cut_to_1(w
         if "lora_B" in name:  # AdamW's first step is the rate times the gradient's sign
             gradient = twin.get_parameter(name).grad / norm
             torch.testing.assert_close(part, -0.01 * gradient / (gradient.abs() + 1e-8))
+
+
+# Fast, and the same
+
+
+def gradients(
+    rows: list[dict],
+    hasten: torch.dtype | None = None,
+    apart: bool = False,
+    drawn: bool = True,
+    model: torch.nn.Module | None = None,
+) -> dict[str, torch.Tensor]:
+    """The adapter's gradient of the mean loss of `rows`, packed; lora_B drawn, else A's is zero."""
+    model = adapters.attach(model or tiny_model(), RECIPE["lora"], seed=0).train()
+    torch.manual_seed(3)
+    for name, part in model.named_parameters():
+        if drawn and "lora_B" in name:
+            torch.nn.init.normal_(part, std=0.05)
+    if hasten:
+        lowrank.hasten(model, hasten)
+    passes = pack(rows, torch.device("cpu"), apart)
+    for packed in passes:
+        loss = -packed_logprobs(model, packed).sum() / sum(len(p.rows) for p in passes)
+        loss.backward()
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def mixed_rows(count: int = 12) -> list[dict]:
+    """Rows of many lengths: some lose the beginning of their prompt."""
+    found = labelled_rows(count)
+    for n, row in enumerate(found):
+        for key in ("input_ids", "labels"):
+            row[key] = row[key][3 * (n % 5) :]
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], rtol: float = 1e-4) -> None:
+    """Every gradient is the other's up to a share of its norm: sums run in another order."""
+    assert one.keys() == other.keys()
+    for name, gradient in one.items():
+        assert gradient.norm() > 0
+        assert (gradient - other[name]).norm() < rtol * gradient.norm(), name
+
+
+def test_packed_rows_have_the_gradient_of_the_padded_batch():
+    rows = mixed_rows()
+    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0).train()
+    model(**collate(rows, torch.device("cpu"))).loss.backward()
+    padded = {name: p.grad for name, p in model.named_parameters() if "lora_B" in name}
+    packed = gradients(rows, drawn=False)
+    same(padded, {name: packed[name] for name in padded})
+
+
+@pytest.mark.parametrize("number", [0, 4, 11])
+def test_a_row_s_gradient_owes_nothing_to_the_rows_it_is_packed_with(number):
+    rows = mixed_rows()
+    alone = gradients([rows[number]])
+    among = [row if n == number else masked(row) for n, row in enumerate(rows)]
+    [packed] = pack(among, torch.device("cpu"))
+    assert len(packed.input_ids) < len(rows)
+    same(alone, gradients(among))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_passes_of_few_tokens_add_up_to_the_gradient_of_the_whole_batch(monkeypatch, apart):
+    rows = mixed_rows()
+    whole = gradients(rows)
+    monkeypatch.setattr(likelihood, "PASS_TOKENS", 120)
+    passes = pack(rows, torch.device("cpu"), apart)
+    assert len(passes) > 1
+    assert all(packed.input_ids.numel() <= 120 for packed in passes)
+    same(whole, gradients(rows, apart=apart))
+
+
+def test_a_training_in_small_passes_has_the_same_curve(monkeypatch, trained):
+    monkeypatch.setattr(training, "compute_dtype", lambda device: FULL)
+    whole = fit(epochs=1)
+    monkeypatch.setattr(likelihood, "PASS_TOKENS", 100)
+    for one, other in zip(whole.history, fit(epochs=1).history, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+def test_quick_layers_have_the_gradient_of_peft_s_own():
+    rows = mixed_rows()
+    same(gradients(rows), gradients(rows, hasten=FULL))
+
+
+def test_quick_layers_have_it_where_linear_layers_add_a_bias():
+    def biased():
+        config = tiny_model().config
+        config.attention_bias = config.mlp_bias = True
+        torch.manual_seed(5)
+        model = LlamaForCausalLM(config)
+        for name, part in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(part)
+        return model
+
+    rows = mixed_rows()
+    same(gradients(rows, model=biased()), gradients(rows, model=biased(), hasten=FULL))
+
+
+def test_bfloat16_turns_the_gradient_by_its_rounding_and_no_more():
+    same(gradients(mixed_rows()), gradients(mixed_rows(), hasten=torch.bfloat16), rtol=0.05)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_the_exact_base_and_peft_s_layers_are_back_after_the_steps(dropout):
+    model = adapters.attach(tiny_model(), RECIPE["lora"] | {"dropout": dropout}, seed=0)
+    before = state(model)
+    exact = lowrank.hasten(model, torch.bfloat16)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {FULL}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert any("forward" in vars(part) for part in model.modules()) == (dropout == 0)
+    lowrank.restore(model, exact)
+    assert all(torch.equal(weight, before[name]) for name, weight in state(model).items())
+    assert not any("forward" in vars(part) for part in model.modules())
+    embedding = model.get_input_embeddings().weight
+    assert model.base_model.model.lm_head.weight is embedding, "tied weights are two now"
+
+
+def test_the_receipt_s_probes_see_the_exact_base(monkeypatch):
+    monkeypatch.setattr(training, "compute_dtype", lambda device: torch.bfloat16)
+    found = fit(epochs=1)
+    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0)
+    model.set_attn_implementation("eager")
+    assert found.base_logprobs == likelihood.mean_logprobs(tiny_model(), found.probes)
+    set_peft_model_state_dict(model, found.tensors)
+    exact = likelihood.mean_logprobs(model, found.probes)
+    assert found.adapter_logprobs == pytest.approx(exact, abs=1e-6)
+    lowrank.hasten(model, torch.bfloat16)
+    assert likelihood.mean_logprobs(model, found.probes) != pytest.approx(exact, abs=1e-6)
+
+
+class Leaky(LlamaForCausalLM):
+    """A model that carries its state over a row's end, as those with convolutions do."""
+
+    def forward(self, input_ids, position_ids=None, **given):
+        return super().forward(input_ids, position_ids=None, **given)
+
+
+def test_a_model_that_mixes_packed_rows_is_trained_on_rows_apart(monkeypatch):
+    leaky = Leaky(tiny_model().config)
+    leaky.load_state_dict(state(tiny_model()))
+    rows = labelled_rows()
+    alone = likelihood.mean_logprobs(leaky, rows)
+    assert likelihood.mixes_rows(leaky, rows, alone)
+    assert not likelihood.mixes_rows(tiny_model(), rows, alone)
+    monkeypatch.setattr(training, "compute_dtype", lambda device: FULL)
+    for one, other in zip(fit(model=leaky).history, fit().history, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
 # What a training gives
@@ -219,17 +373,13 @@ def bare_training(recipe: dict) -> dict[str, torch.Tensor]:
     model.set_attn_implementation("eager")
     model = adapters.attach(model, recipe["lora"], recipe["seed"]).train()
     torch.manual_seed(recipe["seed"])
+    lowrank.hasten(model, devices.compute_dtype(torch.device("cpu")))
     parts = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parts, rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parts, rate, weight_decay=0.0, fused=True)
     plan = training.batches(len(rows), recipe["batch_size"], recipe["epochs"], recipe["seed"])
-    dtype = devices.compute_dtype(torch.device("cpu"))
     for number, (_, chosen) in enumerate(plan):
-        batch = collate([rows[n] for n in chosen], torch.device("cpu"))
-        labels = batch.pop("labels")
-        with torch.autocast("cpu", dtype, enabled=dtype != FULL):
-            logits = model(**batch, use_cache=False).logits
-        sums, counts = completion_logprobs(logits, labels)
-        (-sums.sum() / counts.sum()).backward()
+        [packed] = pack([rows[n] for n in chosen], torch.device("cpu"))
+        (-packed_logprobs(model, packed).sum() / len(packed.rows)).backward()
         torch.nn.utils.clip_grad_norm_(parts, 1.0)
         optimiser.param_groups[0]["lr"] = rate * (1 - number / len(plan))
         optimiser.step()
@@ -253,7 +403,7 @@ def test_the_checks_leave_the_adapter_s_bytes_as_a_bare_loop_makes_them(
 
 def test_the_trial_puts_the_fresh_adapter_back_exactly(wrapped):
     before = state(wrapped)
-    found = training.sing(wrapped, labelled_rows(), 0.01, FULL)
+    found = training.sing(wrapped, labelled_rows(), 0.01, False)
     assert found["after"] > found["before"]
     assert all(torch.equal(weight, before[name]) for name, weight in state(wrapped).items())
     assert all(p.grad is None for p in wrapped.parameters())
@@ -405,7 +555,7 @@ def test_a_frozen_adapter_is_refused(wrapped):
     for part in wrapped.parameters():
         part.requires_grad_(False)
     assert "the adapter is frozen" in refusal(
-        lambda: training.sing(wrapped, labelled_rows(), 1, FULL)
+        lambda: training.sing(wrapped, labelled_rows(), 1, False)
     )
 
 

@@ -1,6 +1,10 @@
 """What a causal model thinks of labelled rows: the loss of training, and the probes of receipts."""
 
+import heapq
+import inspect
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +17,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 Row = Mapping[str, Any]
+# Tokens of one forward and backward pass: bounds what activations take, 8 GiB at SmolLM2-360M.
+PASS_TOKENS = 2048
+# A token's matrix products cost about as much as its attention over so many neighbours, masked ones
+# too: what weighs the emptiness of lines against their length when rows are packed into them.
+ATTENTION_PARITY = 512
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows side by side in lines of one length, for one pass; each row sees itself alone.
+
+    input_ids, position_ids, targets: (lines, T), int64. A target is the label of the next token of
+    the same row, IGNORE where that is masked or there is none. position_ids are None where each
+    line is one row. rows: for every target that is not ignored, line by line, its row's number.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor | None
+    targets: Tensor
+    rows: Tensor
 
 
 def collate(rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
@@ -33,6 +57,99 @@ def collate(rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
         "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
         "labels": padded([list(row["labels"]) for row in rows], IGNORE),
     }
+
+
+def pack(rows: Sequence[Row], device: torch.device, apart: bool = False) -> list[Packed]:
+    """Return `rows` packed for one pass or several, none above `PASS_TOKENS` if it can be helped.
+
+    A row begins at position 0; that is how transformers tells where one ends and the next begins.
+    Args: apart, one row a line, for models that mix neighbours however their positions run.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    numbers = sorted(range(len(rows)), key=lambda number: -lengths[number])
+    lines = [[number] for number in numbers] if apart else _lines(lengths, numbers)
+    size = max(sum(lengths[number] for number in line) for line in lines)
+    passes = math.ceil(len(lines) / max(1, PASS_TOKENS // size))
+    a_pass = math.ceil(len(lines) / passes)
+    chunks = [lines[start : start + a_pass] for start in range(0, len(lines), a_pass)]
+    return [_pack_lines(rows, chunk, device, apart) for chunk in chunks]
+
+
+def _lines(lengths: Sequence[int], longest_first: Sequence[int]) -> list[list[int]]:
+    """Return row numbers by line, in as many lines as cost least.
+
+    Each row goes to the shortest line so far (Graham 1969), so that the lines end alike.
+    """
+    best, least = [], math.inf
+    for count in range(1, len(lengths) + 1):
+        lines = [(0, number, []) for number in range(count)]
+        for number in longest_first:
+            size, rank, line = lines[0]
+            heapq.heapreplace(lines, (size + lengths[number], rank, [*line, number]))
+        size = max(lines)[0]
+        if (cost := count * size * (ATTENTION_PARITY + size)) < least:
+            best, least = [line for _, _, line in lines], cost
+        if size == max(lengths):
+            break  # more lines only waste more
+    return best
+
+
+def _pack_lines(
+    rows: Sequence[Row], lines: Sequence[Sequence[int]], device: torch.device, apart: bool
+) -> Packed:
+    ids = [[i for number in line for i in rows[number]["input_ids"]] for line in lines]
+    positions = [[i for n in line for i in range(len(rows[n]["input_ids"]))] for line in lines]
+    targets = [[t for n in line for t in [*rows[n]["labels"][1:], IGNORE]] for line in lines]
+    owners = [
+        number
+        for line in lines
+        for number in line
+        for label in rows[number]["labels"][1:]
+        if label != IGNORE
+    ]
+    longest = max(map(len, ids))
+
+    def filled(lists: list[list[int]], filler: int) -> Tensor:
+        full = [one + [filler] * (longest - len(one)) for one in lists]
+        return torch.tensor(full, dtype=torch.int64, device=device)
+
+    # The filling is a row of one id each, at position 0: without label, and nobody's neighbour.
+    return Packed(
+        input_ids=filled(ids, 0),
+        position_ids=None if apart else filled(positions, 0),
+        targets=filled(targets, IGNORE),
+        rows=torch.tensor(owners, dtype=torch.int64, device=device),
+    )
+
+
+def packed_logprobs(model: "nn.Module", packed: Packed) -> Tensor:
+    """Return the log-probability of every target of `packed.rows`, (n,) float32, in nats."""
+    supervised = packed.targets != IGNORE
+    positions = {} if packed.position_ids is None else {"position_ids": packed.position_ids}
+    # Only supervised positions meet the vocabulary: prompts would cost as much again.
+    logits = model(
+        input_ids=packed.input_ids, use_cache=False, logits_to_keep=supervised, **positions
+    ).logits
+    return -torch.nn.functional.cross_entropy(
+        logits.float(), packed.targets[supervised], reduction="none"
+    )
+
+
+@torch.no_grad()
+def mixes_rows(model: "nn.Module", rows: Sequence[Row], alone: Sequence[float]) -> bool:
+    """Tell whether `model` gives packed rows other log-probabilities than it gives them `alone`.
+
+    Layers that carry a state along, such as convolutions, run over a row's end into the next; so
+    do models that take no positions.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return True
+    sums, counts = torch.zeros(len(rows)), torch.zeros(len(rows))
+    for packed in pack(rows, next(model.parameters()).device):
+        logp = packed_logprobs(model, packed).cpu()
+        sums.index_add_(0, packed.rows.cpu(), logp)
+        counts.index_add_(0, packed.rows.cpu(), torch.ones(len(logp)))
+    return not torch.allclose(sums / counts, torch.tensor(alone), rtol=1e-3, atol=1e-3)
 
 
 def completion_logprobs(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain import adapters, checkpoints, weights
+from posttrain import adapters, checkpoints, lowrank, weights
 from posttrain.devices import compute_dtype, pick_device
 from posttrain.errors import MaskError, TrainingError
-from posttrain.likelihood import collate, completion_logprobs, mean_logprobs
+from posttrain.likelihood import mean_logprobs, mixes_rows, pack, packed_logprobs
 from posttrain.logs import Progress, log
 from posttrain.masking import IGNORE
 
@@ -60,8 +60,8 @@ def fit(
 ) -> adapters.Trained:
     """Train a fresh LoRA adapter on `model`, which is changed in place and used up.
 
-    Weights stay in float32 and are multiplied in the machine's dtype: a base rounded to bfloat16
-    would not be the one that the adapter is loaded onto later.
+    The adapter stays in float32. The base is held in the machine's dtype for the steps alone: the
+    probes, before and after, see the exact weights that the adapter is loaded onto later.
 
     Args: model, in float32 on the CPU; rows with id, input_ids and labels; recipe, a training
         section of the config with `seed`; base_folder, named in the adapter's config; kept, where
@@ -76,7 +76,6 @@ def fit(
         )
     _refuse_unlabelled(rows, "before the first step")
     device = pick_device()
-    dtype = compute_dtype(device)
     seed = recipe["seed"]
     probes = adapters.probes_of(rows)
     base_logprobs = mean_logprobs(model, probes)
@@ -87,8 +86,11 @@ def fit(
     if device.type == "cpu":
         # torch's fused attention has a slow backward pass there: a quarter of a step's time.
         model.set_attn_implementation("eager")
-    peft_model = adapters.attach(model, recipe["lora"], seed).to(device)
-    canary = sing(peft_model, rows, recipe["learning_rate"], dtype)
+    apart = mixes_rows(model, probes, base_logprobs)
+    peft_model = adapters.attach(model, recipe["lora"], seed)
+    exact = lowrank.hasten(peft_model, compute_dtype(device))
+    peft_model.to(device)
+    canary = sing(peft_model, rows, recipe["learning_rate"], apart)
     torch.manual_seed(seed)  # of dropout: the canary must not move it
     plan = batches(len(rows), recipe["batch_size"], recipe["epochs"], seed)
     optimiser = _optimiser(peft_model, recipe["learning_rate"])
@@ -98,13 +100,14 @@ def fit(
         for step, (epoch, numbers) in enumerate(plan[len(history) :], len(history)):
             rate = learning_rate(step, len(plan), recipe["learning_rate"])
             chosen = [rows[number] for number in numbers]
-            loss, norm = train_step(peft_model, optimiser, chosen, rate, dtype, f"step {step + 1}")
+            loss, norm = train_step(peft_model, optimiser, chosen, rate, apart, f"step {step + 1}")
             line = {"step": step + 1, "epoch": round(epoch, 4), "loss": loss}
             history.append(line | {"grad_norm": norm, "learning_rate": rate})
             progress.advance(1, f"loss {loss:.4f}")
             if kept:
                 kept.save_in_time("training", lambda: (_state(peft_model, optimiser), history))
     peft_model.eval().to("cpu")
+    lowrank.restore(peft_model, exact)
     tensors = adapters.tensors_of(peft_model)
     if zero := weights.lora_b_is_zero(tensors):
         raise TrainingError(
@@ -128,25 +131,29 @@ def train_step(
     optimiser: torch.optim.Optimizer,
     rows: Sequence[Row],
     rate: float,
-    dtype: torch.dtype,
+    apart: bool,
     place: str,
 ) -> tuple[float, float]:
     """Take one step on `rows` and return its loss (nats a supervised token) and gradient norm.
 
+    In passes of so many tokens as the memory holds; their gradients add up to that of the batch.
+
+    Args: apart, where the model mixes packed rows (`likelihood.mixes_rows`).
     Raises: TrainingError, naming `place` and the rows, at a loss or gradient no step can have.
         MaskError, naming them too, if rows supervise nothing.
     """
     _refuse_unlabelled(rows, place)
-    device = next(model.parameters()).device
-    batch = collate(rows, device)
     names = _names(rows)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
-    sums, counts = completion_logprobs(logits, batch["labels"])
-    loss = -sums.sum() / counts.sum()
-    value = loss.item()
+    passes = pack(rows, next(model.parameters()).device, apart)
+    count = sum(len(packed.rows) for packed in passes)
+    value = 0.0
+    for packed in passes:
+        loss = -packed_logprobs(model, packed).sum() / count
+        value += loss.item()
+        if not math.isfinite(value):
+            break
+        if loss.requires_grad:
+            loss.backward()
     if not math.isfinite(value) or value == 0.0:
         raise TrainingError(
             f"{place}: the loss is {abs(value)} on rows {names}: labels that supervise nothing, "
@@ -154,8 +161,6 @@ def train_step(
             "no adapter is kept"
         )
     parameters = _trainable(model)
-    if loss.requires_grad:
-        loss.backward()
     if any(p.grad is None for p in parameters):
         raise TrainingError(
             f"{place}: on rows {names} no gradient reaches the adapter: gradient checkpointing "
@@ -174,9 +179,7 @@ def train_step(
     return value, norm
 
 
-def sing(
-    model: "PeftModel", rows: Sequence[Row], rate: float, dtype: torch.dtype
-) -> dict[str, float]:
+def sing(model: "PeftModel", rows: Sequence[Row], rate: float, apart: bool) -> dict[str, float]:
     """Learn a few rows by heart, see that it worked, and put the fresh adapter back: a canary.
 
     Returns: mean log-probability per supervised token of those rows, before and after.
@@ -184,12 +187,12 @@ def sing(
     """
     chosen = adapters.probes_of(rows)
     fresh = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    before = _mean(model, chosen, dtype)
+    before = _mean(model, chosen)
     optimiser = _optimiser(model, rate)
     model.train()
     for step in range(CANARY_STEPS):
-        train_step(model, optimiser, chosen, rate, dtype, f"trial step {step + 1}")
-    after = _mean(model, chosen, dtype)
+        train_step(model, optimiser, chosen, rate, apart, f"trial step {step + 1}")
+    after = _mean(model, chosen)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in fresh:
@@ -239,11 +242,9 @@ def _names(rows: Sequence[Row]) -> str:
     return ", ".join(str(row["id"]) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
 
 
-def _mean(model: "PeftModel", rows: Sequence[Row], dtype: torch.dtype) -> float:
-    device = next(model.parameters()).device
+def _mean(model: "PeftModel", rows: Sequence[Row]) -> float:
     model.eval()
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        found = mean_logprobs(model, rows)
+    found = mean_logprobs(model, rows)
     return sum(found) / len(found)
 
 
@@ -255,4 +256,6 @@ def _trainable(model: "PeftModel") -> list[torch.nn.Parameter]:
 
 
 def _optimiser(model: "PeftModel", rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(_trainable(model), rate, betas=BETAS, eps=EPSILON, weight_decay=0.0)
+    return torch.optim.AdamW(
+        _trainable(model), rate, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
+    )
