@@ -272,15 +272,15 @@ def fastest(
 
     Where none runs it is None, and the text tells why the last one does not.
     """
-    rates, why_not = {}, ""
-    for number in (0, *range(len(settings))):
+    tried, why_not = [], ""
+    for setting in [*settings[:1], *settings]:
         try:
-            rates[number] = rate(settings[number])
-            print(f"{peer}: {settings[number]} {rates[number]:.4g}", flush=True)
+            tried.append((rate(setting), setting))
+            print(f"{peer}: {setting} {tried[-1][0]:.4g}", flush=True)
         except Exception as error:  # a peer that does not run here is a result, too
             why_not = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"{peer}: {settings[number]} {why_not}", flush=True)
-    return (settings[max(rates, key=rates.get)] if rates else None), why_not
+            print(f"{peer}: {setting} {why_not}", flush=True)
+    return (max(tried, key=lambda one: one[0])[1] if tried else None), why_not
 
 
 def in_dtype_but_adapter(model: "PeftModel", like: "PreTrainedModel") -> "PeftModel":
