@@ -1,4 +1,6 @@
 # make run: the whole chain.  make test: the tests.  Both first bring .venv up to date.
+# make chaos: what the tests do to running jobs, by the hundred.
+# make test-slurm: the workflow on a Slurm cluster, which it sets up on a Debian machine, as root.
 # ARGS is handed on: make run ARGS="--configfile mine.yaml", make test ARGS="-k masking".
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ STAMP := .venv/up-to-date
 BENCH_STAMP := .venv-bench/up-to-date
 IN_VENV := . .venv/bin/activate &&
 
-.PHONY: setup run test lint lock bench
+.PHONY: setup run test test-slurm chaos bench lint lock
 
 setup: $(STAMP)
 
@@ -23,6 +25,16 @@ run: setup
 
 test: setup
 	$(IN_VENV) pytest $(ARGS)
+
+test-slurm: setup
+	@PATH="$$PATH:/usr/sbin"; command -v munged && command -v slurmctld && command -v slurmd || \
+		(apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge)
+	$(IN_VENV) pip install --quiet --requirement requirements-slurm.txt
+	$(IN_VENV) pytest -m slurm $(ARGS)
+
+# Stops a small run some 140 times and fails its disk 30 times; about an hour.
+chaos: setup
+	$(IN_VENV) python tests/chaos.py $(ARGS)
 
 lint: setup
 	$(IN_VENV) snakefmt --check . && ruff format --check . && ruff check . && snakemake --lint

@@ -11,18 +11,33 @@ include: "rules/base_model.smk"
 include: "rules/questions.smk"
 include: "rules/sft.smk"
 include: "rules/rollouts.smk"
+include: "rules/import_rollouts.smk"
 include: "rules/rft.smk"
 include: "rules/convert.smk"
 include: "rules/evaluate.smk"
+include: "rules/statistics.smk"
 include: "rules/summary.smk"
+include: "rules/share.smk"
 
 
 rule all:
     default_target: True
     input:
-        "results/summary.csv",
-        "results/passed.csv",
-        # By name, or a deleted one would go unmissed while what was made from it is there.
-        expand("results/{stage}/adapter_model.safetensors", stage=("sft", "rft")),
-        expand("results/{model}_eval.csv", model=MODELS),
-        expand("results/{model}_predictions.jsonl", model=MODELS),
+        # All that the stages make: a lost file is made again, also where what came of it is there.
+        rules.base_model.output,
+        rules.questions.output,
+        rules.tokenize_sft.output,
+        rules.sft_train.output,
+        "results/rollouts/round1.jsonl",
+        "results/rollouts/round1_receipt.json",
+        rules.select_rft_data.output,
+        rules.tokenize_rft.output,
+        rules.rft_train.output,
+        rules.choose_round.output,
+        expand(rules.ledger.output, round="round1"),
+        expand(rules.evaluate.output, model=MODELS),
+        rules.comparisons.output,
+        rules.breakdown.output,
+        rules.summary.output,
+        rules.verdicts.output,
+        rules.gate.output,

@@ -88,6 +88,11 @@ def main() -> None:
     plain = median_seconds(lambda: tokenizer(texts))
     encoding = median_seconds(lambda: masking.encode_all(tokenizer, pairs, length, True, "refuse"))
     rows = len(train) + len(artifacts.read_jsonl("results/rft_data/round1.jsonl"))
+    text_read = {
+        "data": config["data"],
+        "text_seed": config["embedded"]["seed"],
+        **config["embedded"],
+    }
     checks = {
         "mask contract": ((encoding - plain) / len(train), rows),
         "leak gate": (
@@ -95,7 +100,7 @@ def main() -> None:
                 lambda: questions.leaks(
                     valid,
                     questions={"training": [row["question"] for row in train]},
-                    texts={"pretraining": corpus.of_run(config)},
+                    texts={"pretraining": corpus.of_run(text_read)},
                 )
             ),
             1,

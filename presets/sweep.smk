@@ -20,17 +20,17 @@ RUNS = {
 }
 
 
-def of_base_model(chosen):
-    """Return the settings that the base model is made from."""
-    data = chosen["data"]
-    return chosen["base_model"], chosen["embedded"], data["held_out"], data["held_out_seed"]
+def of_models(chosen):
+    """Return the settings that the base model, and the one that rollouts come from, hang on."""
+    data, made = chosen["data"], (chosen["base_model"], chosen["embedded"])
+    return *made, data["held_out"], data["held_out_seed"], chosen["rollouts"]["model"]
 
 
 for run, changes in RUNS.items():
     chosen = deepcopy(config)
     update_config(chosen, changes)
-    if of_base_model(chosen) != of_base_model(config):
-        sys.exit(f"{run}: all runs share one base model; change it in config.yaml, for all")
+    if of_models(chosen) != of_models(config):
+        sys.exit(f"{run}: all runs share their models; change them in config.yaml, for all")
     prefix = f"{run}_"
 
     module:
@@ -42,7 +42,7 @@ for run, changes in RUNS.items():
         replace_prefix:
             {f"{kind}/": f"{kind}/sweeps/{run}/" for kind in ("results", "logs", "benchmarks")}
 
-    use rule * from run exclude base_model as prefix*
+    use rule * from run exclude base_model, sampler_model as prefix*
 
 
 rule sweep:

@@ -9,10 +9,12 @@ from snakemake.utils import validate
 HOME = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(HOME / "scripts"))
 
-from posttrain import imports, settings
+from posttrain import hub, imports, jobs, settings
 from posttrain.errors import PosttrainError
 from posttrain.models import model_files
 from posttrain.weights import refuse_pickles
+
+hub.keep_off(os.environ)  # jobs inherit it; scripts/fetch_model.py alone is let on
 
 SCHEMA = HOME / "schemas" / "config.schema.yaml"
 
@@ -27,6 +29,13 @@ def checked(check, *args):
         return check(*args)
     except PosttrainError as error:
         sys.exit(f"config: {error}")
+
+
+if workflow.is_main_process and not workflow.dryrun:
+    try:
+        jobs.hold_folder()
+    except PosttrainError as error:
+        sys.exit(str(error))
 
 
 def settings_of(**keys) -> dict:
@@ -56,6 +65,8 @@ def libraries_of(script: str) -> dict[str, str]:
 
 
 BASE_MODEL = "resources/base_model/manifest.json"
+# The model that rollouts are sampled from: the base model, if the config names no other.
+SAMPLER = "resources/sampler_model/manifest.json" if config["rollouts"]["model"] else BASE_MODEL
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "receipt.json")
 SPLITS = ("train", "valid")
 # model -> the style it is asked in, and the folder of its adapter if it has one

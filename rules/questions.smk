@@ -1,3 +1,12 @@
+# What the leak gate reads of the embedded model's pretraining: which text, and how much of it.
+TEXT_READ = {
+    "text_seed": "embedded.seed",
+    "steps": "embedded.steps",
+    "rows_per_step": "embedded.rows_per_step",
+    "row_length": "embedded.row_length",
+}
+
+
 rule questions:
     input:
         **{f"given_{split}": local(path) for split in SPLITS if (path := config["data"][split])},
@@ -14,7 +23,11 @@ rule questions:
     conda:
         "../envs/light.yaml"
     params:
-        recipe=settings_of(seed="seed", data="data", embedded="embedded", base_model="base_model"),
+        recipe=settings_of(
+            seed="seed",
+            data="data",
+            **(TEXT_READ if config["base_model"] == "embedded" else {}),
+        ),
         libraries=libraries_of("scripts/make_questions.py"),
     script:
         "../scripts/make_questions.py"

@@ -1,18 +1,25 @@
+SHARDS = range(1, config["rollouts"]["shards"] + 1)
+
+
 rule generate_rft_data:
     input:
         base=BASE_MODEL,
+        sampler=SAMPLER,
         questions=rules.questions.output.train,
         adapter=rules.sft_train.output.weights,
         adapter_config=rules.sft_train.output.config,
         adapter_receipt=rules.sft_train.output.receipt,
         code=code_of("scripts/generate_rft_data.py"),
     output:
-        rollouts=ensure("results/rollouts/round1.jsonl", non_empty=True),
-        receipt="results/rollouts/round1_receipt.json",
+        rollouts="results/rollouts/round1/shard_{shard}_of_{shards}.jsonl",
+        receipt="results/rollouts/round1/shard_{shard}_of_{shards}_receipt.json",
     log:
-        "logs/generate_rft_data.log",
+        "logs/generate_rft_data_{shard}_of_{shards}.log",
     benchmark:
-        "benchmarks/generate_rft_data.tsv"
+        "benchmarks/generate_rft_data_{shard}_of_{shards}.tsv"
+    wildcard_constraints:
+        shard=r"\d+",
+        shards=r"\d+",
     conda:
         "../envs/train.yaml"
     threads: workflow.cores
@@ -38,9 +45,29 @@ rule generate_rft_data:
         "../scripts/generate_rft_data.py"
 
 
+# A shard is a run of whole chunks, and chunks depend on nothing but themselves: the file is the
+# same for any number of shards.
+rule gather_rollouts:
+    input:
+        rollouts=expand(rules.generate_rft_data.output.rollouts, shard=SHARDS, shards=len(SHARDS)),
+        receipts=expand(rules.generate_rft_data.output.receipt, shard=SHARDS, shards=len(SHARDS)),
+        code=code_of("scripts/gather_rollouts.py"),
+    output:
+        rollouts=ensure("results/rollouts/round1.jsonl", non_empty=True),
+        receipt="results/rollouts/round1_receipt.json",
+    log:
+        "logs/gather_rollouts.log",
+    conda:
+        "../envs/light.yaml"
+    params:
+        libraries=libraries_of("scripts/gather_rollouts.py"),
+    script:
+        "../scripts/gather_rollouts.py"
+
+
 rule select_rft_data:
     input:
-        rollouts=rules.generate_rft_data.output.rollouts,
+        rollouts="results/rollouts/round1.jsonl",  # by its path: sampled, or somebody's own
         code=code_of("scripts/select_rft_data.py"),
     output:
         rows="results/rft_data/round1.jsonl",

@@ -36,11 +36,17 @@ rule verdicts:
         "../scripts/give_verdicts.py"
 
 
-# A rule of its own: one that fails loses its outputs, and the verdicts have to stay.
+# A rule of its own: one that fails loses its outputs, and the verdicts have to stay. It reads two of
+# its inputs, and waits for the others: what it ends in failure has all its results.
 rule gate:
     input:
         summary=rules.summary.output.table,
         verdicts=rules.verdicts.output.verdicts,
+        others=[
+            rules.comparisons.output.table,
+            rules.breakdown.output.table,
+            "results/rft_data/round1_ledger.csv",
+        ],
         code=code_of("scripts/check_gate.py"),
     output:
         passed="results/passed.csv",

@@ -1,8 +1,8 @@
 """Rule gate: all results in; the verdicts again out, or failure where a model is under its bar."""
 
-from posttrain import artifacts, logs
+from posttrain import artifacts, jobs, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import diagnosis
 
     rows = artifacts.read_csv(snakemake.input.summary)

@@ -1,7 +1,7 @@
 """Rule choose_round: one round's adapter in; the same bytes as the result of rft out."""
 
-from posttrain import artifacts, logs
+from posttrain import artifacts, jobs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     for name in ("history", "config", "receipt", "weights"):
         artifacts.copy(snakemake.input[name], snakemake.output[name])

@@ -1,8 +1,8 @@
 """Rule convert_bin_adapter: a pickled adapter in, the same tensors as safetensors out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import weights
 
     tensors = weights.convert_bin(snakemake.input.weights)

@@ -1,8 +1,8 @@
 """Rule evaluate: questions, the base model and perhaps an adapter in; one row of figures out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import adapters, devices, evaluation, models, scoring
 
     recipe = snakemake.params.recipe

@@ -1,25 +1,31 @@
-"""Rule generate_rft_data: questions and the SFT adapter in; every sampled completion out."""
+"""Rule generate_rft_data: questions, SFT adapter and sampler in; a shard's completions out."""
 
 from pathlib import Path
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
-    from posttrain import adapters, devices, models, rollouts
+with jobs.running(snakemake.log[0]):
+    from posttrain import adapters, checkpoints, devices, models, rollouts
 
     recipe = snakemake.params.recipe | {"round": snakemake.params.round}
     devices.use_threads(snakemake.threads)
-    folder = models.verified(snakemake.input.base)
-    tokenizer = models.load_tokenizer(folder)
+    origin = lineage.origin_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
+    shard, shards = int(snakemake.wildcards.shard), int(snakemake.wildcards.shards)
+    kept = checkpoints.Checkpoints(f"{snakemake.rule}_{shard}_of_{shards}", origin)
+    folders = [models.verified(m) for m in (snakemake.input.base, snakemake.input.sampler)]
     sft = adapters.load(snakemake.input.base, Path(snakemake.input.adapter).parent)
     rows = rollouts.sample(
         adapters.ready(sft),
-        devices.ready(models.load_model(folder, devices.FULL)),
-        tokenizer,
+        devices.ready(models.load_model(folders[1], devices.FULL)),
+        [models.load_tokenizer(folder) for folder in folders],
         artifacts.read_jsonl(snakemake.input.questions),
         recipe,
+        kept,
+        shard,
+        shards,
     )
     adapters.refuse_changed(sft)
     artifacts.write_jsonl(snakemake.output.rollouts, rows)
-    receipt = lineage.receipt_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
+    receipt = lineage.receipt(origin, dict(snakemake.output.items()))
     artifacts.write_json(snakemake.output.receipt, receipt)
+    kept.clear()

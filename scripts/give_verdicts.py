@@ -1,14 +1,12 @@
 """Rule verdicts: all results in; who passed its bar, and what looks wrong with the others, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import diagnosis
 
     rows = artifacts.read_csv(snakemake.input.summary)
     predictions = [artifacts.read_jsonl(path) for path in snakemake.input.predictions]
-    for line in diagnosis.comparisons(rows, predictions):
-        logs.log.info("%s", line)
     verdicts = diagnosis.verdicts(
         rows,
         predictions,

@@ -1,8 +1,8 @@
 """Rule questions: a person's files, or generated questions, in; train.jsonl and valid.jsonl out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import corpus, questions, units
 
     recipe = snakemake.params.recipe

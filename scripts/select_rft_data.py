@@ -1,8 +1,8 @@
 """Rule select_rft_data: all rollouts in; the ones worth training on, and their count, out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage, logs
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import selection
 
     recipe = snakemake.params.recipe
@@ -10,7 +10,9 @@ with logs.rule_log(snakemake.log[0]):
     kept = selection.select(rollouts, recipe["keep_per_question"])
     gained = selection.yields(rollouts, kept)
     logs.log.info(
-        "kept %(kept)d of %(samples)d samples, %(solved)d of %(questions)d solved", gained
+        "kept %(kept)d of %(samples)d samples, %(solved)d of %(questions)d solved; the verifier "
+        "failed on %(error)d",
+        gained,
     )
     artifacts.write_jsonl(snakemake.output.rows, kept)
     artifacts.write_csv(snakemake.output.yields, [gained], tuple(gained))

@@ -1,8 +1,8 @@
 """Rule summary: one row a model in; all of them in one table out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import scoring
 
     lineage.refuse_changed(snakemake.input.receipts)

@@ -1,8 +1,8 @@
 """Rules tokenize_sft and tokenize_rft: questions or kept rollouts in; labelled rows out."""
 
-from posttrain import artifacts, lineage, logs
+from posttrain import artifacts, jobs, lineage
 
-with logs.rule_log(snakemake.log[0]):
+with jobs.running(snakemake.log[0]):
     from posttrain import masking, models, prompts
 
     recipe = snakemake.params.recipe

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Chain:
     """A folder that holds the workflow as a fresh clone would."""
 
     folder: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     def __truediv__(self, path: str) -> Path:
         return self.folder / path
@@ -71,6 +72,7 @@ class Chain:
             "PYTHONPATH": str(ROOT / "tests" / "offline"),
             "CONNECTIONS_TRIED": str(self / "connections_tried"),
             "TQDM_DISABLE": "1",
+            **self.environ,
         }
         done = subprocess.run(
             [binaries / "snakemake", *arguments],

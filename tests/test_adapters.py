@@ -25,7 +25,16 @@ from training_for_tests import (
 )
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from posttrain import adapters, artifacts, devices, models, training, weights
+from posttrain import (
+    adapters,
+    artifacts,
+    devices,
+    evaluation,
+    models,
+    scoring,
+    training,
+    weights,
+)
 from posttrain.adapters import CONFIG, RECEIPT, WEIGHTS
 from posttrain.errors import AdapterError, ModelError, PosttrainError
 from posttrain.likelihood import collate, mean_logprobs
@@ -155,6 +164,26 @@ def test_the_merged_model_is_the_unmerged_one_of_plain_peft(base, sound):
     unmerged = plain_peft(base, sound)
     torch.testing.assert_close(logits(merged), logits(unmerged), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(logits(merged), logits(tiny_model()), atol=0.1)
+
+
+def test_the_checks_leave_the_predictions_as_plain_peft_s(base, sound, monkeypatch):
+    """Every proof of loading, and the verifier's self-test, against none of them."""
+    prompts = {"answer": "Question: {question}\nAnswer:", "examples": [], "system": None}
+    recipe = {"prompts": prompts, "answer_digits": 4, "max_new_tokens": 24, "batch_size": 8}
+    recipe |= {"relative_tolerance": 0.05, "absolute_tolerance": 1e-9}
+    asked = [
+        {"id": f"{n}", "question": f"How many gram are there per {n} kg?", "answer": 1000.0 * n}
+        for n in range(1, 21)
+    ]
+
+    def said(model: torch.nn.Module) -> list[dict[str, Any]]:
+        return evaluation.predictions(model, tokenizer(), asked, "answer", recipe)
+
+    proven = said(adapters.ready(adapters.load(base, sound)))
+    monkeypatch.setattr(scoring, "self_test", lambda *_: None)
+    merged = plain_peft(base, sound).merge_and_unload().eval()
+    assert said(devices.ready(merged)) == proven
+    assert said(devices.ready(tiny_model())) != proven
 
 
 def test_loading_and_using_change_no_file(base, sound):
@@ -561,6 +590,7 @@ def first_probe(**changes: Any) -> Callable[[dict[str, Any]], None]:
         lambda receipt: receipt["adapter"].update(sha256=7),
         lambda receipt: receipt.update(adapter=None),
         lambda receipt: receipt.update(base_model=["model.safetensors"]),
+        lambda receipt: receipt.update(inputs=["results/tokenized/sft.jsonl"]),
         probes(rows=[], adapter_logprobs=[]),
         probes(rows={}, adapter_logprobs={}),
         probes(adapter_logprobs=[-1.0]),

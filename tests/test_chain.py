@@ -4,16 +4,19 @@ import csv
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import chaos
 import pytest
 from chain_for_tests import ROOT, TINY, Chain, fresh_clone
+from changes import CHANGES, Change, planned
 
 pytestmark = pytest.mark.chain
 
@@ -32,7 +35,7 @@ EVALUATION = [
     "unparseable",
     "truncated",
 ]
-GATHER = {"summary": 1, "verdicts": 1, "gate": 1, "all": 1}
+GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
 TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
 WHOLE = {
     "base_model": 1,
@@ -40,7 +43,9 @@ WHOLE = {
     "tokenize_sft": 1,
     "sft_train": 1,
     "generate_rft_data": 1,
+    "gather_rollouts": 1,
     "select_rft_data": 1,
+    "ledger": 1,
     "tokenize_rft": 1,
     **TRAIN_RFT,
     "evaluate": 4,
@@ -94,11 +99,13 @@ def test_every_file_of_the_contract_is_there(chain: Chain):
         ),
         *(f"results/{folder}/{n}" for folder in ("sft", "rft", "rft/round1") for n in adapter),
         "results/rollouts/round1.jsonl",
-        "results/rft_data/round1.jsonl",
+        *(f"results/rft_data/round1{end}" for end in (".jsonl", "_yield.csv", "_ledger.csv")),
+        *(f"results/rft_data/round1_{name}.csv" for name in ("never_solved", "marginal")),
         *(f"results/{m}_{n}" for m in MODELS for n in ("eval.csv", "predictions.jsonl")),
         "results/summary.csv",
         "results/verdicts.csv",
         "results/passed.csv",
+        *(f"results/{name}.csv" for name in ("comparisons", "gained_lost", "breakdown")),
     ]
     assert [path for path in wanted if not (chain / path).is_file()] == []
 
@@ -203,37 +210,25 @@ def test_a_deleted_result_is_made_again_and_gathered(chain: Chain):
     assert "wildcards: model=rft" in said.text
 
 
-@pytest.mark.parametrize(
-    ("settings", "planned"),
-    [
-        pytest.param({"rft": {"learning_rate": 0.002}}, TRAIN_RFT, id="a value of one stage"),
-        pytest.param({"rft": {"epochs": 8, "batch_size": 2}}, TRAIN_RFT, id="two values swapped"),
-        pytest.param({"evaluate": {"limit": 10}}, {"evaluate": 4, **GATHER}, id="the evaluators'"),
-    ],
-)
-def test_a_changed_setting_reruns_what_reads_it(
-    chain: Chain, settings: dict[str, Any], planned: dict[str, int]
-):
-    assert chain.plan("--configfile", TINY, chain.overlay(settings)).jobs == planned
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.what)
+def test_a_change_reruns_what_reads_it_and_nothing_else(chain: Chain, change: Change):
+    assert planned(chain, change) == change.expected
 
 
-def test_a_changed_module_reruns_what_imports_it(chain: Chain):
-    with chain.with_line("scripts/posttrain/selection.py", "# changed"):
-        said = chain.plan("--configfile", TINY)
-    assert said.jobs == {"select_rft_data": 1, "tokenize_rft": 1, **TRAIN_RFT}
-
-
-def test_touched_files_rerun_nothing(chain: Chain):
-    for pattern in ("scripts/**/*.py", "config.yaml", "resources/**/*", "results/**/*.jsonl"):
-        for file in chain.folder.glob(pattern):
-            file.touch()
-    assert chain.plan("--configfile", TINY).jobs == {}
+def test_stopped_runs_and_failing_disks_lose_nothing(chain: Chain, tmp_path: Path):
+    """A few of what `make chaos` does by the hundred."""
+    wanted = chaos.hashes(chain)
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow", symlinks=True))
+    chance = random.Random(3)
+    chaos.fail_often(again, wanted, 2, chance)
+    shutil.rmtree(again / "results")
+    chaos.strike_often(again, wanted, [signal.SIGKILL, signal.SIGINT, signal.SIGKILL], chance)
 
 
 def test_a_fresh_clone_plans_the_whole_chain_for_one_result(clone: Chain):
     # Weights come first: what has not been trained cannot be evaluated.
     planned = clone.plan("results/rft_eval.csv").jobs
-    assert planned == {rule: 1 for rule in WHOLE if rule not in GATHER}
+    assert planned == {rule: 1 for rule in WHOLE if rule not in (*GATHER, "ledger")}
     assert planned["sft_train"] == 1
 
 
@@ -259,7 +254,72 @@ def test_a_missed_bar_fails_the_run_and_leaves_its_results(chain: Chain, tmp_pat
     assert not (again / "results/passed.csv").exists()
 
 
+FAILING_PARSER = """
+
+_parse = parse
+
+
+def parse(completion):
+    if completion == {text!r}:
+        raise ZeroDivisionError("of the verifier's own")
+    return _parse(completion)
+"""
+
+
+def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chain, tmp_path: Path):
+    """One completion of the sft adapter is scored by a verifier that fails on it, at a bar of 0."""
+    before = chain.rows("results/sft_predictions.jsonl")
+    text = before[0]["completion"]
+    failed = [line["completion"] == text for line in before]
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    with (again / "scripts/posttrain/answers.py").open("a", encoding="utf-8") as file:
+        file.write(FAILING_PARSER.format(text=text))
+    # Else all that imports the parser would run again, which is almost everything.
+    assert again.snakemake("--touch", *ONE_CORE, "--configfile", TINY).status == 0
+    said = again.snakemake(*ONE_CORE, "--forcerun", "results/sft_eval.csv", "--configfile", TINY)
+    assert said.status == 1
+    assert said.jobs == {"evaluate": 1, **GATHER}
+    assert said.error.startswith("sft does not pass: accuracy ")
+    assert said.error.endswith(
+        f"it looks like: error of the verifier, it failed on {sum(failed)} of 30 completions, "
+        """first on that of valid-0001: "ZeroDivisionError: of the verifier's own\""""
+    )
+    for line, old, is_failed in zip(
+        again.rows("results/sft_predictions.jsonl"), before, failed, strict=True
+    ):
+        error = {"verdict": "error", "error": "ZeroDivisionError: of the verifier's own"}
+        assert line == (old | {"parsed": None} | error if is_failed else old)
+    rows = {row["model"]: row for row in table(again / "results/verdicts.csv")[1]}
+    assert {model: row["error"] for model, row in rows.items()} == {
+        **dict.fromkeys(MODELS, "0"),
+        "sft": str(sum(failed)),
+    }
+    assert [model for model, row in rows.items() if row["passed"] == "no"] == ["sft"]
+    columns, [row] = table(again / "results/sft_eval.csv")
+    kept = Counter(line["verdict"] for line, fails in zip(before, failed, strict=True) if not fails)
+    assert columns == EVALUATION
+    assert (row["correct"], row["answered"]) == (
+        str(kept["correct"]),
+        str(kept["correct"] + kept["wrong"]),
+    )
+    assert not (again / "results/passed.csv").exists()
+
+
 # Runs beside the first
+
+
+def test_two_shards_make_the_rollouts_that_one_made(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    configs = ("--configfile", TINY, again.overlay({"rollouts": {"shards": 2}}))
+    whole = "results/rollouts/round1.jsonl"
+    (again / whole).unlink()
+    said = again.snakemake(*ONE_CORE, *configs, "--", whole)
+    assert said.status == 0, said.text
+    assert said.jobs == {"generate_rft_data": 2, "gather_rollouts": 1}
+    assert (again / whole).read_bytes() == (chain / whole).read_bytes()
+    shards = [again.rows(f"results/rollouts/round1/shard_{n}_of_2.jsonl") for n in (1, 2)]
+    assert [{row["chunk"] for row in shard} for shard in shards] == [{0}, {1}]
+    assert again.plan(*configs).jobs == {}, "the same bytes rerun nothing"
 
 
 def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):
@@ -292,16 +352,33 @@ def test_a_pickled_adapter_is_refused_then_converted_then_scored(chain: Chain):
     )
 
 
+def test_a_sampled_evaluation_is_asked_for_by_name(chain: Chain):
+    few = chain.overlay({"evaluate": {"limit": 5, "samples": 2}})
+    said = chain.snakemake(
+        "results/sampled/sft_pass_at_k.csv", *ONE_CORE, "--configfile", TINY, few
+    )
+    assert said.status == 0, said.text
+    assert said.jobs == {"sampled": 1}
+    _, rows = table(chain / "results/sampled/sft_pass_at_k.csv")
+    assert [(row["model"], row["k"], row["questions"]) for row in rows] == [
+        ("sft", "1", "5"),
+        ("sft", "2", "5"),
+    ]
+    asked = [row["id"] for row in chain.rows("results/questions/valid.jsonl")][:5]
+    lines = chain.rows("results/sampled/sft_completions.jsonl")
+    assert [(row["id"], row["sample"]) for row in lines] == [(i, n) for i in asked for n in (0, 1)]
+    receipt = json.loads((chain / "results/sampled/sft_receipt.json").read_text("utf-8"))
+    assert receipt["adapter"] == sha256(chain / "results/sft/adapter_model.safetensors")
+    shutil.rmtree(chain / "results/sampled")
+
+
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
     of_run = {rule: count for rule, count in WHOLE.items() if rule not in ("base_model", "all")}
     own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in of_run.items()}
     assert said.jobs == {"base_model": 1, "sweep": 1, **own}
     written = re.findall(r"\b(?:results|logs|benchmarks)/[\w/.]+", said.text)
-    assert {path for path in written if "/sweeps/" not in path} == {
-        "logs/base_model.log",
-        "benchmarks/base_model.tsv",
-    }
+    assert {path for path in written if "/sweeps/" not in path} == {"logs/base_model.log"}
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):
@@ -352,7 +429,7 @@ def test_a_run_of_a_sweep_has_its_own_settings(clone: Chain):
         ("base_model: nowhere", "base_model is", "base_model: embedded"),
         ("base_model: envs", "base_model: envs is no usable model folder", "save_pretrained()"),
         (
-            f"base_model: a/b@{'0' * 40}",
+            "base_model: gpt2",
             "base_model is",
             "base_model: embedded",
         ),
@@ -370,33 +447,59 @@ def test_a_faulty_config_ends_in_one_line(clone: Chain, text: str, place: str, i
     assert instead in line
 
 
-GOOD = "How many g are in 1 kg?,1000"
+GOOD, PAIR = "How many g are in 1 kg?,1000", '["How many g are in 1 kg?", 1000]'
+OTHER = "How many g are in 2 kg?"
+MALFORMED = {
+    "nan.csv": (
+        f"question,answer\n{GOOD}\n{OTHER},nan\n".encode(),
+        "nan.csv row 2 (line 3) has the answer the text 'nan'",
+    ),
+    "latin.jsonl": (
+        f'{PAIR}\n["How many µm are in 1 m?", 1e6]'.encode("latin-1"),
+        "latin.jsonl line 2 is not UTF-8: byte 0xB5",
+    ),
+    "two.json": (
+        f'[{PAIR}, ["How many g are in 1 kg?", 100]]'.encode(),
+        "two.json row 2 asks, case and spacing aside, what row 1 asks",
+    ),
+    "comma.csv": (
+        f'question,answer\n{GOOD}\n{OTHER},"2,000"\n'.encode(),
+        "comma.csv row 2 (line 3) has the answer the text '2,000', not a number",
+    ),
+    "unit.json": (
+        f'[{PAIR}, ["{OTHER}", "2000 g"]]'.encode(),
+        "unit.json row 2 has the answer the text '2000 g', not a number",
+    ),
+    "large.json": (
+        f'[{PAIR}, ["{OTHER}", 1e400]]'.encode(),
+        "large.json row 2 has the answer inf, not a finite number",
+    ),
+    "short.csv": (
+        f"question,answer\n{GOOD}\n{OTHER}\n".encode(),
+        "short.csv row 2 (line 3) has 1 cells where the header has 2",
+    ),
+    "blank.jsonl": (
+        f'{PAIR}\n["  ", 2000]\n'.encode(),
+        "blank.jsonl row 2 (line 2) has no question",
+    ),
+    "four.json": (
+        f'[{PAIR}, ["{OTHER}", 2000, "mass", 1]]'.encode(),
+        "four.json row 2 is a list of 4",
+    ),
+    "cut.jsonl": (
+        f'{PAIR}\n["How many g are in 2'.encode(),
+        "cut.jsonl row 2 (line 2), column 2 is not JSON",
+    ),
+}
+LONG = list(MALFORMED)[3:]  # a few seconds each: with the other long tests
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "error"),
-    [
-        (
-            "nan.csv",
-            f"question,answer\n{GOOD}\nHow many g are in 2 kg?,nan\n".encode(),
-            "nan.csv row 2 (line 3) has the answer the text 'nan'",
-        ),
-        (
-            "latin.jsonl",
-            '["How many g are in 1 kg?", 1000]\n["How many µm are in 1 m?", 1e6]'.encode("latin-1"),
-            "latin.jsonl line 2 is not UTF-8: byte 0xB5",
-        ),
-        (
-            "two.json",
-            b'[["How many g are in 1 kg?", 1000], ["How many g are in 1 kg?", 100]]',
-            "two.json row 2 asks, case and spacing aside, what row 1 asks",
-        ),
-    ],
-    ids=["no number", "not UTF-8", "two answers"],
+    "name",
+    [pytest.param(name, marks=pytest.mark.fuzz if name in LONG else ()) for name in MALFORMED],
 )
-def test_a_malformed_question_ends_in_a_line_with_file_and_row(
-    clone: Chain, name: str, data: bytes, error: str
-):
+def test_a_malformed_question_ends_in_a_line_with_file_and_row(clone: Chain, name: str):
+    data, error = MALFORMED[name]
     (clone / name).write_bytes(data)
     (clone / "good.csv").write_text(f"question,answer\n{GOOD}\n", encoding="utf-8")
     overlay = clone.overlay({"data": {"train": name, "valid": "good.csv"}})

@@ -177,12 +177,9 @@ def test_the_text_is_the_same_for_the_same_seed_and_empty_for_another_model(docu
     assert list(itertools.islice(corpus.documents(0, kept_out), 100)) == documents[:100]
     assert list(itertools.islice(corpus.documents(1, kept_out), 100)) != documents[:100]
     budget = {"seed": 0, "steps": 10, "rows_per_step": 4, "row_length": 64}
-    recipe = {
-        "base_model": "embedded",
-        "embedded": budget,
-        "data": {"held_out_seed": 0, "held_out": 0.3},
-    }
+    data = {"held_out_seed": 0, "held_out": 0.3}
+    recipe = {"data": data, "text_seed": budget["seed"], **budget}
     met = list(corpus.of_run(recipe))
     assert met == documents[: len(met)]
     assert sum(len(text.encode()) for text in met) >= 10 * 4 * 64
-    assert list(corpus.of_run(recipe | {"base_model": "path/to/a/model"})) == []
+    assert list(corpus.of_run({"data": data})) == []

@@ -11,6 +11,7 @@ WRITTEN = {
     "wrong": " <answer>600</answer>",
     "unparseable": " It is 6,000 g.",
     "truncated": " Let us think about 6 kg",
+    "error": " <answer>6e3</answer>",
 }
 REQUIRE = {"accuracy": 0.4, "answer_rate": 0.9}
 
@@ -120,6 +121,7 @@ def test_a_model_that_reaches_its_bar_needs_no_cause():
         "wrong": 50,
         "unparseable": 4,
         "truncated": 6,
+        "error": 0,
         "looks_like": "",
         "evidence": "",
     }
@@ -170,12 +172,19 @@ def test_the_gate_names_every_model_under_its_bar(tmp_path):
     ]
 
 
-def test_models_are_compared_on_the_same_questions():
-    rows = [{"model": "cot"}, {"model": "rft"}]
-    cot, rft = predictions(correct=60, wrong=40), predictions(correct=75, wrong=25)
-    assert diagnosis.comparisons(rows, [cot, rft]) == [
-        "rft over cot: 15 gained, 0 lost, McNemar p = 6.1e-05"
-    ]
+def test_an_error_of_the_verifier_fails_at_any_accuracy_and_is_named():
+    lines = predictions(correct=97, wrong=1, error=2)
+    lines[-2] |= {"id": "valid-0099", "error": "ValueError: no\nsuch digit"}
+    row = verdict_on(lines, require={"accuracy": 0.0, "answer_rate": 0.0})
+    assert (row["passed"], row["looks_like"]) == ("no", "error of the verifier")
+    assert (row["accuracy"], row["answer_rate"]) == (0.97, 0.98), "neither right nor answered"
+    assert [row[name] for name in diagnosis.FAILINGS] == [1, 0, 0, 2]
+    assert row["evidence"] == (
+        "it failed on 2 of 100 completions, first on that of valid-0099: "
+        "'ValueError: no\\nsuch digit'"
+    )
+    with pytest.raises(ScoringError, match=r"sft does not pass: .* error of the verifier, it fail"):
+        diagnosis.refuse_failed([row])
 
 
 def test_the_table_shows_all_but_the_hashes():

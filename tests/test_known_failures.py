@@ -23,6 +23,7 @@ from posttrain import (
     adapters,
     answers,
     artifacts,
+    lineage,
     models,
     prompts,
     sampling,
@@ -136,6 +137,42 @@ def test_peft_scores_an_adapter_on_another_base_model(sound, tmp_path):
     )
     with pytest.raises(AdapterError, match="trained on another base model"):
         adapters.load(other, sound)
+
+
+def make_run(manifest: Path, folder: Path, count: int) -> None:
+    """Make of a run what sft_train reads and writes: so many rows, an adapter and its receipt."""
+    rows = folder / "results/tokenized/sft.jsonl"
+    artifacts.write_jsonl(rows, labelled_rows(count))
+    adapter = save_trained(manifest, folder / "results/sft", count=count)
+    named = {"base": str(manifest), "rows": str(rows), "code": []}
+    origin = lineage.origin("sft_train", named, RECIPE, {})
+    stated = lineage.receipt(origin, {"weights": str(adapter / WEIGHTS)})
+    artifacts.write_json(adapter / RECEIPT, stated | artifacts.read_json(adapter / RECEIPT))
+
+
+def test_another_run_s_adapter_copied_over_with_its_receipt_is_sound_in_all_else(
+    base, tmp_path, monkeypatch
+):
+    for name, count in (("here", 20), ("there", 12)):
+        make_run(base, tmp_path / name, count)
+    monkeypatch.chdir(tmp_path / "here")
+    rows, adapter = Path("results/tokenized/sft.jsonl"), Path("results/sft")
+    own = adapters.load(base, adapter).sha256
+    shutil.copytree(tmp_path / "there" / adapter, adapter, dirs_exist_ok=True)
+    PeftModel.from_pretrained(bare(base), adapter)  # not a word
+    with pytest.raises(AdapterError) as caught:
+        adapters.load(base, adapter)
+    assert str(caught.value) == (
+        "results/sft: this adapter was not trained on results/tokenized/sft.jsonl: it is another "
+        "run's, or the rows have changed since; to train it again: snakemake "
+        "results/sft/adapter_model.safetensors --forcerun sft_train"
+    )
+    # A person may name it as their own, from where it was made or from a copy under another name.
+    for place in (tmp_path / "there" / adapter, adapter.rename("results/theirs")):
+        assert adapters.load(base, place).sha256 != own
+    rows.unlink()
+    shutil.copytree(tmp_path / "there" / adapter, adapter)
+    assert adapters.load(base, adapter).receipt, "rows that are gone refuse nothing"
 
 
 def test_a_chat_template_taken_away_makes_another_base_model(tmp_path):

@@ -20,6 +20,7 @@ SCHEMA = yaml.safe_load((HOME / "schemas/receipt.schema.yaml").read_text(encodin
 CODE = ["scripts/stage.py", "scripts/posttrain/part.py"]
 BASE, ADAPTER, CONFIG = "resources/base_model", "adapter_model.safetensors", "adapter_config.json"
 FIGURE, KEPT = "results/rft_eval.csv", "results/rft_data/round1.jsonl"
+SHARD = "results/rollouts/round1/shard_1_of_2.jsonl"
 SAMPLES = 4
 
 
@@ -42,7 +43,8 @@ def stage(
     computed = {"device": "cpu AVX512", "dtype": "bfloat16", "threads": 2}
     settings, libraries = {"seed": 0}, {"python": "3.11.7"}
     files = {"inputs": inputs, "code": CODE}
-    found = lineage.receipt(name, files, {"outputs": outputs}, settings, libraries, computed)
+    origin = lineage.origin(name, files, settings, libraries, computed)
+    found = lineage.receipt(origin, {"outputs": outputs})
     artifacts.write_json(receipt, found | (more or {}))
     return found
 
@@ -120,9 +122,12 @@ def run(tmp_path, monkeypatch) -> Path:
     stage("tokenize_sft", receipt, [manifest, splits[0]], [tokenized])
     sft = train("sft_train", "results/sft", tokenized)
     sampled = rollouts(rows["train"])
+    shards = [write(SHARD, sampled[:8]), write(SHARD.replace("shard_1", "shard_2"), sampled[8:])]
+    for path in shards:
+        receipt = path.replace(".jsonl", "_receipt.json")
+        stage("generate_rft_data", receipt, [manifest, splits[0], *sft], [path])
     raw = write("results/rollouts/round1.jsonl", sampled)
-    receipt = "results/rollouts/round1_receipt.json"
-    stage("generate_rft_data", receipt, [manifest, splits[0], *sft], [raw])
+    stage("gather_rollouts", "results/rollouts/round1_receipt.json", shards, [raw])
     write(KEPT, selection.select(sampled, 2))
     stage("select_rft_data", "results/rft_data/round1_receipt.json", [raw], [KEPT])
     *labelled, dropped = [{"id": row["id"]} for row in artifacts.read_jsonl(KEPT)]
@@ -174,15 +179,16 @@ def test_an_intact_tree_names_every_file_that_made_the_figure_and_no_other(run):
     copies = ["results/rft/adapter_config.json", f"results/rft/{ADAPTER}"]
     assert missed == sorted([*(f"results/{name}" for name in others), *CODE])
     assert all(path in shown for path in copies)
-    assert len([line for line in shown.splitlines() if "code: 2 files" in line]) == 9
+    assert len([line for line in shown.splitlines() if "code: 2 files" in line]) == 11
 
 
 def test_each_stage_stands_once_in_full_and_is_found_again(run):
     names = [(node.head.text, node.head.note != "see above") for node in nodes(tree())]
     stages = ["base_model", "generate_rft_data", "questions", "rft_train", "select_rft_data"]
-    stages += ["sft_train", "tokenize_rft", "tokenize_sft"]
+    stages += ["gather_rollouts", "generate_rft_data", "sft_train", "tokenize_rft", "tokenize_sft"]
     assert sorted(name for name, is_full in names if is_full) == sorted([*stages, "evaluate"])
-    assert {name for name, is_full in names if not is_full} == {"base_model", "questions"}
+    again = {name for name, is_full in names if not is_full}
+    assert again == {"base_model", "questions", "sft_train"}
 
 
 def test_an_adapter_leads_to_its_rollouts_with_their_numbers(run):
@@ -198,6 +204,7 @@ def test_a_kept_rollout_leads_to_the_adapter_it_shaped_and_to_its_question(run):
     found = of_row(KEPT, "train-0002-01")
     assert list(stands(found).items()) == [
         ("results/questions/train.jsonl", "line 2"),
+        (SHARD, "line 6"),
         ("results/rollouts/round1.jsonl", "line 6"),
         (KEPT, "line 3"),
         ("results/tokenized/rft.jsonl", "line 3"),
@@ -205,8 +212,22 @@ def test_a_kept_rollout_leads_to_the_adapter_it_shaped_and_to_its_question(run):
     assert [child.head.text for child in found.children] == ["rft_train"]
     adapters = [f"results/rft/{ADAPTER}", f"results/rft/round1/{ADAPTER}"]
     assert list(stands(found.children[0])) == adapters
-    for path in ("results/rollouts/round1.jsonl", "results/tokenized/rft.jsonl"):
+    for path in (SHARD, "results/rollouts/round1.jsonl", "results/tokenized/rft.jsonl"):
         assert text(of_row(path, "train-0002-01")) == text(found)
+
+
+def test_a_single_shard_has_the_bytes_of_the_whole_and_closes_no_circle(run):
+    whole = "results/rollouts/round1.jsonl"
+    shard = write(SHARD.replace("of_2", "of_1"), Path(whole).read_text())
+    split = "results/questions/train.jsonl"
+    stage("generate_rft_data", shard.replace(".jsonl", "_receipt.json"), [split], [shard])
+    stage("gather_rollouts", "results/rollouts/round1_receipt.json", [shard], [whole])
+    assert ancestry.faults(tree()) == []
+    for path in (split, shard, whole, KEPT):
+        row = "train-0002" if path == split else "train-0002-01"
+        found = of_row(path, row)
+        assert {split, shard, whole, KEPT} <= set(stands(found))
+        assert "rft_train" in [child.head.text for child in found.children]
 
 
 def test_a_question_leads_to_every_adapter_that_learnt_from_it(run):
@@ -259,7 +280,7 @@ def faults() -> list[str]:
 
 def test_one_byte_changed_in_any_hashed_file_is_named(run):
     paths = hashed(run)
-    assert len(paths) == 25
+    assert len(paths) == 27
     for path in paths:
         whole = Path(path).read_bytes()
         for place in (0, len(whole) // 2, len(whole) - 1):
@@ -293,7 +314,7 @@ def test_a_changed_hash_in_any_receipt_is_found(run):
     receipts = [path for path in files(run) if path.endswith(("receipt.json", "manifest.json"))]
     others = ("results/base_", "results/sft_", "results/rft/round1/")  # not what the figure was on
     receipts = [path for path in receipts if not path.startswith(others)]
-    assert len(receipts) == 9
+    assert len(receipts) == 11
     for path in receipts:
         whole = Path(path).read_text()
         receipt = json.loads(whole)
@@ -303,6 +324,21 @@ def test_a_changed_hash_in_any_receipt_is_found(run):
         artifacts.write_json(path, receipt)
         assert faults(), path
         write(path, whole)
+
+
+def test_an_edited_setting_is_found_in_any_receipt(run):
+    """Also where no later stage states the receipt's own sha256."""
+    receipts = [path for path in files(run) if path.endswith("receipt.json")]
+    assert len(receipts) == 11
+    for path in receipts:
+        whole = Path(path).read_text()
+        for part in ("settings", "libraries"):
+            receipt = json.loads(whole)
+            receipt[part]["seed"] = "1"
+            artifacts.write_json(path, receipt)
+            assert faults() == [f"{path} is no receipt: it was edited by hand; make it again"]
+        write(path, whole)
+    assert faults() == []
 
 
 def test_a_figure_whose_data_was_made_again_is_stale(run):
@@ -371,14 +407,14 @@ def test_receipts_of_a_real_training_and_evaluation_fit_the_schema(tmp_path):
     manifest = save_base(tmp_path / "base")
     folder = save_trained(manifest, tmp_path / "sft")
     names = [str(folder / name) for name in (adapters.WEIGHTS, adapters.CONFIG)]
-    receipt = lineage.receipt(
+    origin = lineage.origin(
         "sft_train",
         {"base": str(manifest), "code": [__file__]},
-        {"adapter": names},
         RECIPE,
         {"python": "3.11.7"},
         devices.describe(1),
     )
+    receipt = lineage.receipt(origin, {"adapter": names})
     proof = artifacts.read_json(folder / adapters.RECEIPT)
     validator = Draft202012Validator(SCHEMA)
     validator.validate(json.loads(json.dumps(receipt | proof)))
@@ -424,7 +460,8 @@ def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("code.py").write_text("x = 1\n", encoding="utf-8")
     Path("sft_eval.csv").write_text("model,accuracy\nsft,0.587\n", encoding="utf-8")
-    stated = lineage.receipt("evaluate", {"code": "code.py"}, {"row": "sft_eval.csv"}, {}, {})
+    origin = lineage.origin("evaluate", {"code": "code.py"}, {}, {})
+    stated = lineage.receipt(origin, {"row": "sft_eval.csv"})
     artifacts.write_json("sft_receipt.json", stated)
     lineage.refuse_changed(["sft_receipt.json"])
     Path("sft_eval.csv").write_text("model,accuracy\nsft,0.687\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from tokenizers_for_tests import build
 
 from posttrain import evaluation, masking, prompts
 from posttrain.answers import parse
-from posttrain.errors import PromptError
+from posttrain.errors import MaskError, PromptError
 
 QUESTION = "How many gram are there per 6 kg?"
 WORDING = {
@@ -39,6 +39,9 @@ TEMPLATES = {
     "any_role": TURNS,
     "default_system": "{% if messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}" + TURNS,
+    "default_when_empty": "{% if not messages[0]['content'] %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{% set messages = messages[1:] %}{% endif %}" + TURNS,
     "refuses_system": "{% if messages[0]['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}" + TURNS,
     "drops_system": "{% if messages[0]['role'] == 'system' %}{% set messages = messages[1:] %}"
@@ -182,6 +185,38 @@ def test_a_templates_own_system_text_never_appears(name, words, request):
     alone = [{"role": "user", "content": QUESTION}]
     careless = tokenizer.apply_chat_template(alone, tokenize=False)
     assert words in careless, "this test no longer sees the template's own words"
+
+
+def test_a_template_that_puts_its_own_text_for_an_empty_system_message_is_refused():
+    tokenizer = chat("default_when_empty")
+    for style in ("answer", "reasoning", "worked"):
+        with pytest.raises(
+            PromptError, match=r"a system message of its own \(You \.\.\.\)"
+        ) as caught:
+            prompts.render(tokenizer, QUESTION, style, WORDING)
+    assert "\n" not in str(caught.value)
+    wording = WORDING | {"system": "You convert units."}
+    assert "helpful" not in prompts.render(tokenizer, QUESTION, "answer", wording).text
+
+
+# Its generation prompt ends in a space, which SentencePiece makes one token with the next word.
+ENDS_IN_A_SPACE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
+    "{% endfor %}{{ 'assistant: ' }}"
+)
+
+
+@pytest.mark.parametrize("name", ["metaspace_first", "metaspace_always", "llama_normalizer"])
+def test_a_template_that_breaks_the_mask_contract_is_refused_with_the_reason(name):
+    tokenizer = copy.deepcopy(build(name).tokenizer)
+    tokenizer.chat_template = ENDS_IN_A_SPACE
+    with pytest.raises(MaskError) as caught:
+        trained_row(tokenizer, "answer")
+    said = str(caught.value)
+    assert "'istant: ', and the completion and cannot be parted there" in said
+    assert "it ends so by the model's chat template: mend that, or use another model" in said
+    tokenizer.chat_template = ENDS_IN_A_SPACE.replace("'assistant: '", "'assistant:'")
+    assert trained_row(tokenizer, "answer")["labels"]
 
 
 @pytest.mark.parametrize("name", ["smollm2", "any_role"])

@@ -4,10 +4,19 @@ import pytest
 import torch
 from models_for_tests import WORDS, llama, parrot, word_tokenizer
 from scipy.stats import chisquare
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from posttrain import sampling, scoring
+from posttrain import kv_cache, sampling, scoring
 from posttrain.answers import CLOSE
-from posttrain.errors import ScoringError
+from posttrain.errors import ModelError, ScoringError
 
 NEW_TOKENS = 24
 TOLERANCES = {"relative_tolerance": 0.05, "absolute_tolerance": 1e-9}
@@ -32,8 +41,9 @@ def prompts():
 
 
 @pytest.fixture(scope="module")
-def reference(model, tokenizer, prompts):
-    """What transformers writes to each prompt by itself: no padding, no batch."""
+def reference(tokenizer, prompts):
+    """What transformers writes to each prompt by itself: no padding or batch, its own attention."""
+    model = llama(WORDS)
     return [generated(model, tokenizer, [prompt], "left")[0] for prompt in prompts]
 
 
@@ -104,23 +114,119 @@ def test_each_prompt_gets_as_many_completions_as_asked(model, tokenizer, prompts
     assert ours == [[text] * count for text, count in zip(reference, counts, strict=False)]
 
 
-@pytest.mark.parametrize("share", [1e-9, 0.5, 2.0])
-def test_taking_finished_rows_out_changes_no_other(
-    model, tokenizer, prompts, reference, share, monkeypatch
-):
-    """From at once to never; bits may differ by what is computed together, choices must not."""
-    monkeypatch.setattr(sampling, "FINISHED_SHARE", share)
-    sizes = []
+@pytest.fixture
+def forwards(model, monkeypatch):
+    """Return a list to which each forward pass of the model adds the shape of its input ids."""
+    shapes = []
     forward = model.forward
 
     def counted(*args, **kwargs):
-        sizes.append(len(kwargs["input_ids"]))
+        shapes.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model, "forward", counted)
-    ours = texts(completed(model, tokenizer, prompts, batch_size=100))
+    return shapes
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.5, 1.0])
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_taking_finished_rows_out_or_replacing_them_changes_no_other(
+    model, tokenizer, prompts, reference, share, batch_size, monkeypatch, forwards
+):
+    """From at once to never; bits may differ by what is computed together, choices must not."""
+    monkeypatch.setattr(sampling, "FINISHED_SHARE", share)
+    ours = texts(completed(model, tokenizer, prompts, batch_size=batch_size))
     assert ours == [[text] for text in reference]
-    assert (sizes[-1] < len(prompts)) is (share < 1)
+    read = [lines for lines, width in forwards if width > 1]
+    assert sum(read) == len(prompts)
+    if batch_size < len(prompts):
+        assert (len(read) > len(prompts) // batch_size) is (share < 1), (
+            "replaced while others go on"
+        )
+    else:
+        assert (forwards[-1][0] < len(prompts)) is (share < 1), "taken out while others go on"
+
+
+def test_a_prompt_is_read_once_for_all_its_samples(model, tokenizer, prompts, forwards):
+    """Also where the batch holds fewer than those; it is full as long as there are rows to come."""
+    counts, batch_size = [16, 3, 5], 8
+    drawn(model, tokenizer, prompts[:3], 0, counts=counts, batch_size=batch_size)
+    assert sum(lines for lines, width in forwards if width > 1) == len(counts)
+    written = [lines for lines, width in forwards if width == 1]
+    assert max(written) == batch_size
+    last = max(n for n, (_, width) in enumerate(forwards) if width > 1)
+    assert {lines for lines, width in forwards[:last] if width == 1} == {batch_size}
+
+
+@pytest.mark.parametrize("added", [1, 5, 100])
+def test_dropping_and_adding_columns_changes_nothing(
+    model, tokenizer, prompts, reference, added, monkeypatch
+):
+    """The cache never holds many columns more than its longest completion needs."""
+    monkeypatch.setattr(kv_cache, "ADDED", added)
+    columns = []
+    advance = kv_cache.ColumnCache.advance
+
+    def watched(cache, needed):
+        advance(cache, needed)
+        columns.append(cache.columns)
+
+    monkeypatch.setattr(kv_cache.ColumnCache, "advance", watched)
+    assert texts(completed(model, tokenizer, prompts, batch_size=4)) == [[t] for t in reference]
+    assert len(columns) > NEW_TOKENS, "several batches one after another"
+    assert max(columns) <= max(map(len, prompts)) + NEW_TOKENS + added
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda **same: MistralForCausalLM(
+            MistralConfig(**same, num_key_value_heads=1, sliding_window=6)
+        ),
+        lambda **same: GPT2LMHeadModel(GPT2Config(**same, n_positions=40)),
+    ],
+    ids=["sliding window", "learned positions"],
+)
+def test_models_of_other_kinds_write_what_transformers_lets_them(other, tokenizer, prompts):
+    """GPT-2 knows 40 positions: a row that is done must not go on counting."""
+    torch.manual_seed(0)
+    same = {
+        "vocab_size": WORDS,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "initializer_range": 0.5,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+    }
+    model = other(**same).eval()
+    expected = [generated(model, tokenizer, [prompt], "left")[0] for prompt in prompts]
+    assert texts(completed(model, tokenizer, prompts, batch_size=4)) == [[t] for t in expected]
+    assert len(set(expected)) == len(prompts)
+
+
+def test_a_model_with_more_than_keys_and_values_is_refused(tokenizer, prompts):
+    config = MambaConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, eos_token_id=1)
+    with pytest.raises(ModelError, match="something else than keys and values"):
+        completed(MambaForCausalLM(config).eval(), tokenizer, prompts)
+
+
+@pytest.mark.parametrize("heads", [2, 6])
+def test_attention_of_one_token_is_that_of_transformers(heads):
+    """In float64, masked and not; the softmax itself is in float32."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, heads, 1, 8, generator=generator, dtype=torch.float64)
+    key, value = torch.randn(2, 3, 2, 20, 8, generator=generator, dtype=torch.float64)[:, :, :, 4:9]
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    module = torch.nn.Module()
+    module.num_key_value_groups = heads // 2
+    for given in (None, mask[:, None, None]):
+        for scaling in (None, 0.3):
+            args = (module, query, key, value, given)
+            ours, _ = kv_cache.decoding_attention(*args, scaling=scaling)
+            theirs, _ = sdpa_attention_forward(*args, scaling=scaling)
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_the_models_own_stop_tokens_count_too(model, tokenizer, prompts, reference, monkeypatch):
@@ -140,6 +246,24 @@ def test_a_seed_gives_its_samples_again(model, tokenizer, prompts):
     assert drawn(model, tokenizer, prompts, 1, counts=counts) == ours
     assert drawn(model, tokenizer, prompts, 2, counts=counts) != ours
     assert sum(len(set(own)) for own in ours) > 0.9 * sum(counts)
+
+
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_a_sample_has_its_own_random_numbers_wherever_it_is_written(
+    model, tokenizer, prompts, batch_size
+):
+    """In float32: what else is in the batch moves the last bits, and these samples not."""
+    counts = [2] * len(prompts)
+    ours = drawn(model, tokenizer, prompts, 1, counts=counts)
+    assert drawn(model, tokenizer, prompts, 1, counts=counts, batch_size=batch_size) == ours
+
+
+def test_no_draw_chooses_a_token_without_probability():
+    """The least and the greatest number that a draw can be, and tokens ruled out at both ends."""
+    logits = torch.full((2, 6), -torch.inf)
+    logits[:, 1:4] = torch.tensor([0.3, 0.1, 0.2])
+    draws = torch.tensor([0.0, 1 - 2**-24])
+    assert sampling._choose(logits, 1.0, draws).tolist() == [1, 3]
 
 
 @torch.no_grad()

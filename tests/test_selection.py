@@ -9,7 +9,7 @@ import torch
 from models_for_tests import llama, parrot
 from tokenizers_for_tests import build
 
-from posttrain import answers, evaluation, rollouts, scoring, selection
+from posttrain import answers, artifacts, evaluation, rollouts, scoring, selection, traces
 from posttrain.errors import ScoringError
 from posttrain.sampling import Completion
 from posttrain.statistics import mcnemar, wilson
@@ -93,7 +93,8 @@ def test_figures_have_the_stated_columns_and_add_up():
             row = scoring.summarised("sft", "ab12", verdicts)
             assert tuple(row) == scoring.COLUMNS
             assert row["questions"] == n
-            assert row["answered"] + row["unparseable"] + row["truncated"] == n
+            unanswered = row["unparseable"] + row["truncated"] + verdicts.count("error")
+            assert row["answered"] + unanswered == n
             assert row["answered"] == verdicts.count("correct") + verdicts.count("wrong")
             assert row["accuracy"] == round(verdicts.count("correct") / n, 6)
             assert row["answer_rate"] == round(row["answered"] / n, 6)
@@ -160,7 +161,69 @@ def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkey
     with pytest.raises(ScoringError, match="the verifier"):
         evaluation.predictions(Unasked(), tokenizer, QUESTIONS, "answer", RECIPE)
     with pytest.raises(ScoringError, match="the verifier"):
-        rollouts.sample(Unasked(), Unasked(), tokenizer, QUESTIONS, RECIPE)
+        rollouts.sample(Unasked(), Unasked(), [tokenizer] * 2, QUESTIONS, RECIPE)
+
+
+def failing_on(monkeypatch, module, name, marked):
+    """Let a function of the verifier fail on texts that are `marked`, and on no other."""
+    real = getattr(module, name)
+
+    def failing(text, *more):
+        if marked(text):
+            raise ZeroDivisionError("of the verifier's own")
+        return real(text, *more)
+
+    monkeypatch.setattr(module, name, failing)
+
+
+SAID = "ZeroDivisionError: of the verifier's own"
+
+
+def test_a_question_that_the_verifier_fails_on_is_an_error_and_the_others_are_scored(
+    tokenizer, monkeypatch
+):
+    """Neither wrong nor the end of the evaluation: all other figures are as they were."""
+    model = llama(len(tokenizer))
+    before = evaluation.predictions(model, tokenizer, QUESTIONS, "answer", RECIPE)
+    text = before[3]["completion"]
+    assert [line["completion"] for line in before].count(text) == 1
+    failing_on(monkeypatch, answers, "parse", lambda given: given == text)
+    after = evaluation.predictions(model, tokenizer, QUESTIONS, "answer", RECIPE)
+    assert after[3] == before[3] | {"parsed": None, "verdict": "error", "error": SAID}
+    assert after[:3] + after[4:] == before[:3] + before[4:]
+    row = scoring.summarised("sft", "ab12", [line["verdict"] for line in after])
+    assert (row["questions"], row["answered"], row["correct"]) == (10, 0, 0)
+    assert row["unparseable"] + row["truncated"] == 9
+
+
+@pytest.mark.parametrize(("module", "name"), [(answers, "parse"), (traces, "equations")])
+def test_a_sample_that_the_verifier_fails_on_is_counted_and_never_kept(monkeypatch, module, name):
+    failing_on(monkeypatch, module, name, lambda text: text.startswith("Look"))
+    sampled = [
+        rollout("train-0001", 0, "Look: 6 * 1000 = 6000."),
+        rollout("train-0001", 1, "6 * 1000 = 6000."),
+    ]
+    assert [one["verdict"] for one in sampled] == ["error", "correct"]
+    assert sampled[0]["error"] == SAID
+    assert sampled[0].keys() == sampled[1].keys() | {"error"}
+    kept = selection.select(sampled, 9)
+    assert [row["id"] for row in kept] == ["train-0001-01"]
+    gained = selection.yields(sampled, kept)
+    assert (gained["samples"], gained["correct"], gained["error"]) == (2, 1, 1)
+    with pytest.raises(ScoringError, match=r"none of 1 samples .* \(1 error with no equations\)"):
+        selection.select(sampled[:1], 9)
+
+
+def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
+    tokenizer, six, monkeypatch
+):
+    failing_on(monkeypatch, answers, "parse", lambda text: text == " <answer>6</answer>")
+    asked = [question | {"answer": 6.0} for question in QUESTIONS[:2]]
+    found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
+    assert len(found) == 2 * RECIPE["samples_per_question"]
+    assert {(row["sft_verdict"], row["sft_parsed"], row["sft_error"]) for row in found} == {
+        ("error", None, SAID)
+    }
 
 
 def test_gold_that_its_digits_make_wrong_is_refused():
@@ -182,7 +245,7 @@ def six(tokenizer):
 
 def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
     asked = [question | {"answer": question["answer"] / 1000} for question in QUESTIONS]
-    found = rollouts.sample(six, llama(len(tokenizer)), tokenizer, asked, RECIPE)
+    found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
     counts = Counter(row["question_id"] for row in found)
     assert counts == {q["id"]: 2 if q["answer"] == 6 else 5 for q in asked}
     verdicts = {row["question_id"]: row["sft_verdict"] for row in found}
@@ -196,16 +259,44 @@ def test_hard_questions_get_many_samples_and_easy_ones_few(tokenizer, six):
 def test_a_chunk_is_the_same_whatever_was_sampled_before_it(tokenizer):
     """Chunks may be made in any order, or again: nothing crosses them."""
     sampler = llama(len(tokenizer))
-    whole = rollouts.sample(sampler, sampler, tokenizer, QUESTIONS, RECIPE)
+    whole = rollouts.sample(sampler, sampler, [tokenizer] * 2, QUESTIONS, RECIPE)
     parts = rollouts.chunks(QUESTIONS, 4)
     assert [len(part) for part in parts] == [4, 4, 2]
     for chunk in (2, 0, 1):
-        again = rollouts.sample_chunk(sampler, sampler, tokenizer, parts[chunk], chunk, RECIPE)
+        part = parts[chunk]
+        again = rollouts.sample_chunk(sampler, sampler, [tokenizer] * 2, part, chunk, RECIPE)
         assert again == [row for row in whole if row["chunk"] == chunk]
         assert {row["seed"] for row in again} == {rollouts.chunk_seed(0, 1, chunk)}
     seeds = {rollouts.chunk_seed(s, r, c) for s in range(5) for r in (1, 2) for c in range(100)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_rollouts_do_not_depend_on_the_number_of_shards(tokenizer, tmp_path):
+    """Bytes, as the rules write them; of three chunks, five shards leave two without any."""
+    sampler = llama(len(tokenizer))
+    written, chunks = {}, {}
+    for shards in (1, 2, 5):
+        parts = [
+            rollouts.sample(
+                sampler, sampler, [tokenizer] * 2, QUESTIONS, RECIPE, None, shard, shards
+            )
+            for shard in range(1, shards + 1)
+        ]
+        artifacts.write_jsonl(tmp_path / "round1.jsonl", [row for part in parts for row in part])
+        written[shards] = (tmp_path / "round1.jsonl").read_bytes()
+        chunks[shards] = [sorted({row["chunk"] for row in part}) for part in parts]
+    assert chunks == {1: [[0, 1, 2]], 2: [[0], [1, 2]], 5: [[], [0], [], [1], [2]]}
+    assert written[1] == written[2] == written[5]
+    assert written[1].count(b"\n") == 10 * 5
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 100])
+def test_every_chunk_is_in_one_shard_and_shards_are_alike_in_size(shards):
+    parts = [rollouts.shard_of(range(23), shard, shards) for shard in range(1, shards + 1)]
+    assert [chunk for part in parts for chunk in part] == list(range(23))
+    sizes = {len(part) for part in parts}
+    assert max(sizes) - min(sizes) <= 1
 
 
 def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="answer"):
@@ -216,8 +307,7 @@ def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="ans
         "question": "How many g in 6 kg?",
         "sample": sample,
         "completion": text,
-        **scoring.judge(Completion(text, 9, finish), gold, TOLERANCES),
-        **scoring.judge_trace(text),
+        **scoring.judge_reasoned(Completion(text, 9, finish), gold, TOLERANCES),
     }
 
 
@@ -294,6 +384,7 @@ def test_what_sampling_brought_adds_up():
         "wrong": 1,
         "unparseable": 1,
         "truncated": 1,
+        "error": 0,
         "correct_with_right_trace": 2,
         "correct_with_wrong_trace": 1,
         "correct_with_unreadable_trace": 1,

@@ -120,7 +120,7 @@ LINES = {
     "max_lenght: 64": "max_lenght is no key; the nearest is sft.max_length or rft.max_length; "
     "write sft: {max_length: 64}",
     "1: x": "1 is no key; leave it out or use one of: seed, base_model, data, embedded, prompts, "
-    "sft, rft, rollouts, convert, evaluate",
+    "sft, rft, rollouts, convert, evaluate, bundle",
     "sft:": "sft is empty (null), not a mapping of keys; write sft: {lora: {r: 16}}",
     "rft: [1]": "rft is a list, not a mapping of keys; write rft: {lora: {r: 16}}",
     "sft: {lora: {r: 0}}": "sft.lora.r is 0, not an integer of at least 1 and at most 1024; "
@@ -145,9 +145,16 @@ LINES = {
         "data.train is the text 'mine.csv', and there is no such file where snakemake runs; "
         "write data: {train: my_train.csv}",
     ],
-    "base_model: org/name": "base_model is the text 'org/name', neither embedded nor a folder that "
-    "exists (a model of a hub is downloaded into a folder first); "
-    "write base_model: embedded",
+    "rollouts: {file: nowhere.json}": "rollouts.file is the text 'nowhere.json', and there is no "
+    "such .json file where snakemake runs; write rollouts: {file: my_rollouts.json}",
+    "rollouts: {file: config.yaml}": "rollouts.file is the text 'config.yaml', and there is no "
+    "such .json file where snakemake runs; write rollouts: {file: my_rollouts.json}",
+    "bundle: {largest_megabytes: 0}": "bundle.largest_megabytes is 0, not a number above 0 and at "
+    "most 1000000; write bundle: {largest_megabytes: 50}",
+    "base_model: gpt2": "base_model is the text 'gpt2', neither embedded, nor a folder that "
+    "exists, nor a hub's <org>/<name>@<commit>; write base_model: embedded",
+    "rollouts: {model: embedded}": "rollouts.model is the text 'embedded', neither null, nor a "
+    "folder that exists, nor a hub's <org>/<name>@<commit>; write rollouts: {model: null}",
     "prompts: {answer: 'Q:'}": "prompts.answer is the text 'Q:', in which {question} stands 0 "
     'times, not once; write prompts: {answer: "Question: {question}\\nAnswer:"}',
     "prompts: {examples: [{question: q, reasoning: r}]}": "prompts.examples[0] lacks answer; "
@@ -160,7 +167,8 @@ LINES = {
     "rollouts: {samples_when_sft_is_right: 20}": "rollouts.samples_when_sft_is_right is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {samples_when_sft_is_right: 16}",
     "evaluate: {adapters: {sft: x}}": "evaluate.adapters.sft has a name of the workflow's own "
-    "(base, cot, sft, rft, summary); write evaluate: {adapters: {my_sft: x}}",
+    "(base, cot, sft, rft, summary, verdicts, comparisons, breakdown); "
+    "write evaluate: {adapters: {my_sft: x}}",
     "evaluate: {adapters: {../x: y}}": "evaluate.adapters.'../x' is no name for files (small "
     "letters, digits, _ and -, no sign first, up to 64); write evaluate: {adapters: {x: y}}",
     "evaluate: {adapters: {mine: {folder: nowhere}}}": "evaluate.adapters.mine.folder is the text "
@@ -181,7 +189,7 @@ def test_a_fault_is_said_in_one_line(text, tmp_path, monkeypatch):
 
 def test_what_a_line_says_to_write_is_yaml_that_mends_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("my_train.csv", "my_valid.csv"):
+    for name in ("my_train.csv", "my_valid.csv", "my_rollouts.json"):
         (tmp_path / name).touch()
     for folder in ("path/to/adapter", "x", "y"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -210,7 +218,7 @@ def test_what_exists_passes(tmp_path, monkeypatch):
     for name in ("a.jsonl", "b.PARQUET"):
         (tmp_path / name).touch()
     (tmp_path / "model").mkdir()
-    for model in ("model", "embedded"):
+    for model in ("model", "embedded", "org/name", f"org/name@{'0' * 40}"):
         assert (
             faults_of(f"{{base_model: {model}, data: {{train: a.jsonl, valid: b.PARQUET}}}}") == []
         )
@@ -291,9 +299,11 @@ def malformed(kind: str, rng: random.Random) -> tuple[dict, str]:
             value = rng.choice(["Refuse", "reprot", "", "no\nthing", "\ud800"])
             assert value not in node["enum"]
         case "file":  # the folder it is looked for in is empty
-            path = rng.choice([("data", "train"), ("data", "valid"), ("base_model",)])
+            path = rng.choice(
+                [("data", "train"), ("data", "valid"), ("base_model",), ("rollouts", "file")]
+            )
             value = rng.choice(
-                ["no/where.csv", "\0.csv", "x" * 5000 + ".csv", "\ud800.csv", "a\nb"]
+                ["no/such/where.csv", "\0.csv", "x" * 5000 + ".csv", "\ud800.csv", "a\nb"]
             )
     config = deepcopy(SHIPPED)
     put(config, path, value)

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from posttrain import adapters, artifacts, devices, masking, models, training
 from posttrain.errors import MaskError, TrainingError
-from posttrain.likelihood import collate
+from posttrain.likelihood import collate, completion_logprobs
 from posttrain.masking import IGNORE
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -210,6 +210,42 @@ def test_a_training_succeeds_in_either_dtype_and_keeps_float32(monkeypatch, dtyp
     found = fit(epochs=1)
     assert {t.dtype for t in found.tensors.values()} == {torch.float32}
     assert found.history[-1]["loss"] < found.history[0]["loss"]
+
+
+def bare_training(recipe: dict) -> dict[str, torch.Tensor]:
+    """Train as `fit` does, without canary, tripwires, or a look at what comes of it."""
+    rows, rate = labelled_rows(), recipe["learning_rate"]
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    model = adapters.attach(model, recipe["lora"], recipe["seed"]).train()
+    torch.manual_seed(recipe["seed"])
+    parts = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parts, rate, weight_decay=0.0)
+    plan = training.batches(len(rows), recipe["batch_size"], recipe["epochs"], recipe["seed"])
+    dtype = devices.compute_dtype(torch.device("cpu"))
+    for number, (_, chosen) in enumerate(plan):
+        batch = collate([rows[n] for n in chosen], torch.device("cpu"))
+        labels = batch.pop("labels")
+        with torch.autocast("cpu", dtype, enabled=dtype != FULL):
+            logits = model(**batch, use_cache=False).logits
+        sums, counts = completion_logprobs(logits, labels)
+        (-sums.sum() / counts.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(parts, 1.0)
+        optimiser.param_groups[0]["lr"] = rate * (1 - number / len(plan))
+        optimiser.step()
+        optimiser.zero_grad()
+    return adapters.tensors_of(model)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_the_checks_leave_the_adapter_s_bytes_as_a_bare_loop_makes_them(
+    tmp_path, monkeypatch, dropout
+):
+    monkeypatch.setattr(training, "pick_device", lambda: torch.device("cpu"))
+    lora = RECIPE["lora"] | {"dropout": dropout}
+    artifacts.write_tensors(tmp_path / "checked", fit(lora=lora).tensors)
+    artifacts.write_tensors(tmp_path / "bare", bare_training(RECIPE | {"lora": lora}))
+    assert (tmp_path / "checked").read_bytes() == (tmp_path / "bare").read_bytes()
 
 
 # The canary

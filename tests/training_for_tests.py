@@ -59,10 +59,12 @@ def save_base(folder: Path, seed: int = 0) -> Path:
     return path
 
 
-def save_trained(manifest: Path, folder: Path, recipe: dict[str, Any] = RECIPE) -> Path:
-    """Train, write and prove an adapter as rule sft_train does; return its folder."""
+def save_trained(
+    manifest: Path, folder: Path, recipe: dict[str, Any] = RECIPE, count: int = 20
+) -> Path:
+    """Train on so many rows, write and prove an adapter as sft_train does; return its folder."""
     model = models.load_model(models.verified(manifest), torch.float32)
-    trained = training.fit(model, labelled_rows(), recipe, str(manifest.parent))
+    trained = training.fit(model, labelled_rows(count), recipe, str(manifest.parent))
     artifacts.write_json(folder / adapters.CONFIG, trained.config)
     artifacts.write_tensors(folder / adapters.WEIGHTS, trained.tensors)
     receipt = adapters.prove_saved(manifest, folder, trained)

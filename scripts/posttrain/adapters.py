@@ -122,9 +122,10 @@ def load(
 ) -> Loaded:
     """Return the base model with the adapter in `folder` merged into it, in float32, proven.
 
-    With a receipt: same bytes, same base model, and the probes as the receipt states them. Without
-    one what can be checked is: names and shapes against its config and the base, every value
-    finite, no lora_B zero. In both cases the adapter must make a difference to the base model.
+    With a receipt: same bytes, same base model, the training rows of the run that it lies in, and
+    the probes as the receipt states them. Without one what can be checked is: names and shapes
+    against its config and the base, every value finite, no lora_B zero. In both cases the adapter
+    must make a difference to the base model.
 
     Args: manifest_path, of the base model.
     Raises: AdapterError, one line, naming the fault and the command that trains again.
@@ -133,6 +134,8 @@ def load(
     with _remedied(folder):
         weights.refuse_pickles(folder, folder.name)
         receipt = read_receipt(folder)
+        if receipt:
+            _refuse_other_run(folder, receipt)
         # Taken before the file is read, which is then held against it.
         sha256 = receipt["adapter"]["sha256"] if receipt else _sha256(folder)
         return Loaded(_merged(manifest_path, folder, sha256, receipt), folder, sha256, receipt)
@@ -215,7 +218,7 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     try:
         receipt = artifacts.read_json(path)
         hashes = [receipt["adapter"][key] for key in ("sha256", "config_sha256")]
-        hashes += receipt["base_model"].values()
+        hashes += [*receipt["base_model"].values(), *receipt.get("inputs", {}).values()]
         rows, stated = receipt["probes"]["rows"], receipt["probes"]["adapter_logprobs"]
         if not all(isinstance(sha256, str) for sha256 in hashes):
             raise ValueError("a sha256 is no text")
@@ -226,6 +229,25 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(f"{path} is no receipt of an adapter ({_what(error)})") from error
     return receipt
+
+
+def _refuse_other_run(folder: Path, receipt: Mapping[str, Any]) -> None:
+    """Raise AdapterError if the rows of this run are not those that the adapter was trained on.
+
+    Another run's adapter, copied over this run's with its receipt, is sound in all else. Rows that
+    were deleted refuse nothing.
+    """
+    rows = folder.parent / "tokenized" / f"{folder.name}.jsonl"
+    stated = receipt.get("inputs", {}).values()
+    if (
+        folder.parts[0] == "results"
+        and rows.is_file()
+        and artifacts.sha256_file(rows) not in stated
+    ):
+        raise AdapterError(
+            f"{folder}: this adapter was not trained on {rows}: it is another run's, or the rows "
+            "have changed since"
+        )
 
 
 def _is_probe(row: Mapping[str, Any]) -> bool:
@@ -259,9 +281,8 @@ def _merged(
             f"{folder / WEIGHTS}: {len(zero)} of {len(tensors) // 2} lora_B tensors are all zero, "
             f"such as {zero[0]}: the adapter is untrained there"
         )
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    probes = receipt["probes"]["rows"] if receipt else _any_probe(vocabulary)
-    if max(max(row["input_ids"]) for row in probes) >= vocabulary:
+    probes = probes_for(receipt, model)
+    if max(max(row["input_ids"]) for row in probes) >= _vocabulary(model):
         raise AdapterError(f"{folder / RECEIPT}: its probes hold tokens that the base model lacks")
     before = mean_logprobs(model, probes)
     used = {key: config[key] for key in sorted(USED & config.keys())}
@@ -358,10 +379,16 @@ def _shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
     }
 
 
-def _any_probe(vocabulary: int) -> list[dict[str, Any]]:
-    """Return one row of fixed ids for an adapter that brings no receipt: any text will do."""
-    ids = [1 + i * 7 % (vocabulary - 1) for i in range(32)]
+def probes_for(receipt: Mapping[str, Any] | None, model: "PreTrainedModel") -> list[dict[str, Any]]:
+    """Return the receipt's probes, or one row of fixed ids without a receipt: any text will do."""
+    if receipt:
+        return receipt["probes"]["rows"]
+    ids = [1 + i * 7 % (_vocabulary(model) - 1) for i in range(32)]
     return [{"id": "probe", "input_ids": ids, "labels": ids}]
+
+
+def _vocabulary(model: "PreTrainedModel") -> int:
+    return model.get_input_embeddings().weight.shape[0]
 
 
 def _sha256(folder: Path) -> str:

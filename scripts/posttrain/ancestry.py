@@ -16,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from posttrain import artifacts
+from posttrain import artifacts, lineage
 from posttrain.errors import PosttrainError
 
 WRITTEN = ("results/", "resources/")  # here stages write, and what lies here has a receipt
@@ -88,15 +88,18 @@ def _read(path: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
         place = ".".join(map(str, fault.absolute_path)) or "its top level"
         said = textwrap.shorten(fault.message, 200, placeholder=" ...")
         raise PosttrainError(f"{path} is no receipt: {place}: {said}; make it again")
+    if receipt["seal"] != lineage.seal(receipt):
+        raise PosttrainError(f"{path} is no receipt: it was edited by hand; make it again")
     return receipt
 
 
 def _of_manifest(folder: Path, files: dict[str, str], origin: dict[str, Any]) -> dict[str, Any]:
     parts = {part: {} for part in ("inputs", "code", "outputs", "libraries", "computed")}
-    # The model of a local folder was made elsewhere: its origin is no receipt.
-    parts |= origin if "stage" in origin else {"stage": "base_model", "settings": origin}
+    # The model of a local folder or of a hub was made elsewhere: its origin is no receipt.
+    parts |= origin if "stage" in origin else {"stage": folder.name, "settings": origin}
     written = {str(folder / name): sha256 for name, sha256 in files.items()}
-    return parts | {"outputs": parts["outputs"] | written}
+    parts |= {"outputs": parts["outputs"] | written}
+    return parts | {"seal": lineage.seal(parts)}  # every stage that reads a manifest states it
 
 
 def checker() -> Check:
@@ -266,7 +269,8 @@ def _after(
             )
             if line:
                 yield line
-                yield from _after(stages, written, found, check)
+                if written != sha256:  # of a copy, the readers are all asked already
+                    yield from _after(stages, written, found, check)
 
 
 def _standing(

@@ -5,6 +5,8 @@ target's name in one step, so a reader never meets half a file and a crash leave
 """
 
 import csv
+import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -12,10 +14,11 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,23 +35,78 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for litter in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        litter.unlink(missing_ok=True)  # of a writer that was killed
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private; outputs are for everyone to read
-        temporary.replace(path)
+        _take_name(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def files_into(folder: str | Path) -> Iterator[Path]:
+    """Yield a folder beside `folder`; on success its files move there, each whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        yield Path(name)
+        for file in sorted(Path(name).iterdir()):
+            _take_name(file, folder / file.name)
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o644)  # made private; outputs are for everyone to read
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the rename itself must survive a power cut
     finally:
         os.close(folder)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which takes its name on success and is gone otherwise.
+
+    Raises: FileExistsError, at once, if `folder` is there and is not an empty folder.
+    """
+    folder = Path(folder)
+    if folder.is_symlink() or (
+        folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise FileExistsError(f"{folder} is there already, and not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
+@contextmanager
+def growing(path: str | Path, size: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a file to append to, and how much of its `size` bytes an earlier writer left in it.
+
+    What is appended stays, however the block ends; a file that is too long is begun anew.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.stat().st_size > size:
+        path.unlink()
+    with path.open("ab") as file:
+        yield file, file.tell()
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -85,13 +143,28 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
     write_text(path, text.getvalue())
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors as safetensors, keys sorted, with the `format: pt` mark that peft looks for."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    content = save(ordered, {"format": "pt", **(metadata or {})})
     with replacing(path) as temporary:
-        save_file(ordered, temporary, metadata={"format": "pt"})
+        # Not by save_file: its own error would hide that the disk is full.
+        temporary.write_bytes(content)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Read a safetensors file's tensors and its metadata.
+
+    Raises: SafetensorError where it is none.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 def read_bytes(path: str | Path, count: int = -1) -> bytes:
@@ -120,10 +193,24 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def git_blob_id(path: str | Path) -> str:
+    """Return the id that git gives a file's bytes: the sha1, in hex, of their number and them."""
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def sha256_json(value: Any) -> str:
     """Return the sha256 of a plain value in its canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_tensors(tensors: Mapping[str, "Tensor"]) -> str:
+    """Return the sha256 of tensors as safetensors holds them, keys sorted."""
+    from safetensors.torch import save
+
+    ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    return hashlib.sha256(save(ordered)).hexdigest()
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
@@ -144,9 +231,43 @@ def remove(files: Iterable[Path]) -> None:
         file.unlink(missing_ok=True)
 
 
+def remove_folders(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that are there, with all they hold."""
+    for folder in list(folders):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
 def link_all(files: Iterable[Path], folder: Path) -> None:
     """Make `folder` hold a link to each of `files`, in place of what it held by that name."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         (folder / file.name).unlink(missing_ok=True)
         (folder / file.name).symlink_to(file.resolve())
+
+
+@contextmanager
+def locked(path: str | Path, patience: float = math.inf) -> Iterator[bool | None]:
+    """Hold the lock file at `path`, which ends with this process however that ends.
+
+    Args: patience, seconds to wait for another process that holds it.
+    Yields: whether it is held; None on a file system without locks.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        yield _flock(file, time.monotonic() + patience)
+
+
+def _flock(file: TextIO, until: float) -> bool | None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.1)
+        except OSError:
+            return None
+        else:
+            return True

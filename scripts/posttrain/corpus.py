@@ -166,9 +166,8 @@ def of_run(recipe: Mapping[str, Any]) -> Iterator[str]:
     One for every 20 tokens of the budget, more than it read: documents have 40 on average, and even
     those that a row's end cuts short take more than 20 of it. A test counts them.
     """
-    if recipe["base_model"] != "embedded":
+    if "text_seed" not in recipe:
         return iter(())
-    budget = recipe["embedded"]
-    tokens = budget["steps"] * budget["rows_per_step"] * budget["row_length"]
+    tokens = recipe["steps"] * recipe["rows_per_step"] * recipe["row_length"]
     kept_out = held_out(recipe["data"]["held_out_seed"], recipe["data"]["held_out"])
-    return itertools.islice(documents(budget["seed"], kept_out), tokens // 20)
+    return itertools.islice(documents(recipe["text_seed"], kept_out), tokens // 20)

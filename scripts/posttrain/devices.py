@@ -1,8 +1,14 @@
 """Where a rule computes, and in which numbers: asked of the machine, never assumed."""
 
+import errno
+import socket
+from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from posttrain.logs import log
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -10,9 +16,46 @@ if TYPE_CHECKING:
 FULL = torch.float32  # in which weights are kept, merged and probed
 
 
+_held: list[socket.socket] = []
+
+
+def take_free(names: Sequence[str]) -> int | None:
+    """Return the place of the first device that no other process holds, and hold it; else None.
+
+    A device is held until the process ends, however it ends: what holds it is a socket bound to
+    the device's name in Linux's abstract namespace, which leaves no file behind.
+    """
+    for place, name in enumerate(names):
+        holder = socket.socket(socket.AF_UNIX)
+        try:
+            holder.bind(f"\0posttrain device {name}")
+        except OSError as error:
+            holder.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            _held.append(holder)
+            return place
+    return None
+
+
+@cache
 def pick_device() -> torch.device:
-    """Return the first CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return a GPU that no other job has, as long as this process lives, else the CPU; log which.
+
+    Only GPUs that CUDA_VISIBLE_DEVICES leaves in sight count: a cluster sets it for its jobs,
+    Snakemake by itself does not. With more jobs than GPUs, those that come late share the first.
+    """
+    if not torch.cuda.is_available():
+        log.info("no GPU found: computing on the CPU")
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    place = take_free([str(torch.cuda.get_device_properties(n).uuid) for n in range(count)])
+    shared = ", which another job has too: none of the GPUs here is free" if place is None else ""
+    device = torch.device("cuda", place or 0)
+    torch.cuda.set_device(device)
+    log.info("computing on GPU %d of %d%s", device.index + 1, count, shared)
+    return device
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -2,12 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from posttrain.errors import ScoringError
-from posttrain.statistics import mcnemar
 
+FAILINGS = ("wrong", "unparseable", "truncated", "error")
 COLUMNS = (
     "model",
     "passed",
@@ -15,9 +14,7 @@ COLUMNS = (
     "required_accuracy",
     "answer_rate",
     "required_answer_rate",
-    "wrong",
-    "unparseable",
-    "truncated",
+    *FAILINGS,
     "looks_like",
     "evidence",
 )
@@ -43,12 +40,13 @@ def verdicts(
         bar = require.get(row["model"], {})
         accuracy, rate = float(row["accuracy"]), float(row["answer_rate"])
         least, least_rate = bar.get("accuracy", 0), bar.get("answer_rate", 0)
-        # An adapter asked otherwise than it was trained is a mistake at any accuracy.
-        is_asked_right = receipt["asked_as_trained"] is not False
-        passed = accuracy >= least and rate >= least_rate and is_asked_right
+        counts = Counter(line["verdict"] for line in lines)
+        # A mistake at any accuracy: an adapter asked otherwise than it was trained, or a verifier
+        # that fails on what it should judge.
+        is_sound = receipt["asked_as_trained"] is not False and not counts["error"]
+        passed = accuracy >= least and rate >= least_rate and is_sound
         twin = said.get(TWIN[receipt["settings"]["style"]], ())
         looks_like, evidence = ("", "") if passed else diagnose(lines, twin, receipt, least_rate)
-        counts = Counter(line["verdict"] for line in lines)
         found.append(
             {
                 "model": row["model"],
@@ -57,7 +55,7 @@ def verdicts(
                 "required_accuracy": least,
                 "answer_rate": rate,
                 "required_answer_rate": least_rate,
-                **{verdict: counts[verdict] for verdict in ("wrong", "unparseable", "truncated")},
+                **{verdict: counts[verdict] for verdict in FAILINGS},
                 "looks_like": looks_like,
                 "evidence": evidence,
             }
@@ -77,6 +75,13 @@ def diagnose(
         of the model's evaluation; least_rate, the answer_rate that is required of it.
     """
     counts = Counter(line["verdict"] for line in lines)
+    if counts["error"]:
+        first = next(line for line in lines if line["verdict"] == "error")
+        return (
+            "error of the verifier",
+            f"it failed on {counts['error']} of {len(lines)} completions, first on that of "
+            f"{first['id']}: {first['error'][:200]!r}",
+        )
     has_adapter = receipt["adapter"] != "none"
     if has_adapter and twin:
         pairs = zip(lines, twin, strict=True)
@@ -112,21 +117,6 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     import pandas as pd
 
     return pd.DataFrame(rows).drop(columns="adapter_sha256").to_string(index=False)
-
-
-def comparisons(
-    rows: Sequence[Mapping[str, str]], predictions: Sequence[Sequence[Mapping[str, Any]]]
-) -> list[str]:
-    """Return a line for each model against each before it: questions gained and lost, exact p."""
-    right = {
-        row["model"]: [line["verdict"] == "correct" for line in lines]
-        for row, lines in zip(rows, predictions, strict=True)
-    }
-    found = []
-    for theirs, ours in combinations(right, 2):
-        gained, lost, p = mcnemar(right[ours], right[theirs])
-        found.append(f"{ours} over {theirs}: {gained} gained, {lost} lost, McNemar p = {p:.2g}")
-    return found
 
 
 def refuse_failed(found: Sequence[Mapping[str, str]]) -> None:

@@ -35,3 +35,15 @@ class TrainingError(PosttrainError):
 
 class ScoringError(PosttrainError):
     """The verifier failed its own test, or a score would rest on too little."""
+
+
+class RolloutError(PosttrainError):
+    """A file of somebody's rollouts cannot be used. Likely: another form, or other questions."""
+
+
+class BundleError(PosttrainError):
+    """A bundle is too large to be made, or is not one that may be unpacked."""
+
+
+class BusyError(PosttrainError):
+    """Another run is at work in the same folder."""

@@ -21,7 +21,7 @@ def predictions(
     style: Style,
     recipe: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return a line a question: prompt, completion, parsed, gold, verdict.
+    """Return a line a question: prompt, completion, parsed, gold, verdict, and an error if any.
 
     Raises: ScoringError if the verifier fails its own test, before any question is asked.
     """
@@ -42,9 +42,9 @@ def predictions(
                     "question": question["question"],
                     "prompt": prompt,
                     "completion": completion.text,
-                    "parsed": verdict["parsed"],
+                    "parsed": verdict.pop("parsed"),
                     "gold": question["answer"],
-                    "verdict": verdict["verdict"],
+                    **verdict,
                     "tokens": completion.tokens,
                     "finish": completion.finish,
                 }

@@ -12,6 +12,8 @@ from posttrain import artifacts
 from posttrain.errors import ScoringError
 from posttrain.imports import library_versions
 
+PARTS = ("stage", "inputs", "code", "outputs", "settings", "libraries", "computed")
+
 
 def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
     """Return path -> sha256 for the values of a mapping of names to one or several paths."""
@@ -19,48 +21,61 @@ def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
     return {path: artifacts.sha256_file(path) for path in sorted({p for g in groups for p in g})}
 
 
-def receipt(
+def origin(
     stage: str,
     inputs: Mapping[str, str | Iterable[str]],
-    outputs: Mapping[str, str | Iterable[str]],
     settings: Mapping[str, Any],
     libraries: Mapping[str, str],
     computed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the receipt of a stage whose outputs, but for the receipt, are all written.
+    """Return all that the bytes of a stage's outputs hang on: its receipt, but for the outputs.
 
-    Args: inputs and outputs, by name as the rule declares them, the code under `code`; settings,
-        what the stage read of the config; computed, on what it ran, where that changes bytes.
+    Args: inputs, by name as the rule declares them, the code under `code`; settings, what the
+        stage read of the config; computed, on what it ran, where that changes bytes.
     """
     return {
         "stage": stage,
         "inputs": hashes({name: paths for name, paths in inputs.items() if name != "code"}),
         "code": hashes({"code": inputs["code"]}),
-        "outputs": hashes({name: paths for name, paths in outputs.items() if name != "receipt"}),
         "settings": dict(settings),
         "libraries": dict(libraries),
         "computed": dict(computed or {}),
     }
 
 
-def receipt_of_rule(
-    job: Any,
-    settings: Mapping[str, Any],
-    computed: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, str] | None = None,
+def seal(receipt: Mapping[str, Any]) -> str:
+    """Return the sha256 of the parts that every receipt has: an edit by hand breaks it.
+
+    It is against slips alone. Who recomputes it is seen only where a later stage read the receipt.
+    """
+    return artifacts.sha256_json({part: receipt[part] for part in PARTS})
+
+
+def origin_of_rule(
+    job: Any, settings: Mapping[str, Any], computed: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the receipt of a running rule; `job` has what Snakemake gives its scripts.
+    """Return the origin of a running rule; `job` has what Snakemake gives its scripts.
 
     The libraries are asked of the Python that runs: with conda it is not Snakemake's own.
     """
-    return receipt(
-        job.rule,
-        dict(job.input.items()),
-        outputs or dict(job.output.items()),
-        settings,
-        library_versions([Path(path) for path in job.input.code]),
-        computed,
-    )
+    libraries = library_versions([Path(path) for path in job.input.code])
+    return origin(job.rule, dict(job.input.items()), settings, libraries, computed)
+
+
+def receipt(
+    origin: Mapping[str, Any], outputs: Mapping[str, str | Iterable[str]]
+) -> dict[str, Any]:
+    """Return the receipt of a stage whose outputs, but for the receipt, are all written."""
+    written = {name: paths for name, paths in outputs.items() if name != "receipt"}
+    found = {**origin, "outputs": hashes(written)}
+    return found | {"seal": seal(found)}
+
+
+def receipt_of_rule(
+    job: Any, settings: Mapping[str, Any], computed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the receipt of a running rule, as `origin_of_rule` and `receipt` make it."""
+    return receipt(origin_of_rule(job, settings, computed), dict(job.output.items()))
 
 
 def refuse_changed(receipt_paths: Iterable[str]) -> None:

@@ -394,10 +394,12 @@ def _check_text(reader: _Reader, ids: list[int], first: int, source: _Source) ->
         raise MaskError(fault + "the tokenizer alters, drops or does not know some of it")
     joint = source.joint.ids
     token = next(iter(joint[_common(joint, source.own.ids) :]), reader.stop)
+    instead = "end the prompt in a full word and begin the completion with a space"
+    if not reader.add_special_tokens:  # a chat's prompt ends as its template has it
+        instead += " (it ends so by the model's chat template: mend that, or use another model)"
     raise MaskError(
         f"{fault}the token {reader.name(token)} stands at the boundary of the prompt,"
-        f" {source.prompt[-8:]!r}, and the completion and cannot be parted there: end the prompt"
-        " in a full word and begin the completion with a space"
+        f" {source.prompt[-8:]!r}, and the completion and cannot be parted there: {instead}"
     )
 
 

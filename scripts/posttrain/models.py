@@ -4,6 +4,7 @@ A base model is known by its manifest, the sha256 of each of its files, which is
 is loaded is first held against it.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,10 @@ OPTIONAL = (
 ADAPTER = "adapter_config.json"
 
 
-def model_files(folder: str | Path) -> list[Path]:
+def model_files(folder: str | Path, key: str = "base_model") -> list[Path]:
     """Return the files of a local model folder that make the model, sorted: weights and tokenizer.
 
+    Args: key, of the config, which messages name.
     Raises: ModelError naming what is missing (config, fast tokenizer, or weights in safetensors),
         or an adapter in the same folder.
     """
@@ -38,12 +40,12 @@ def model_files(folder: str | Path) -> list[Path]:
         missing.append("model.safetensors (or its shards)")
     if missing:
         raise ModelError(
-            f"base_model: {folder} is no usable model folder, it lacks {', '.join(missing)}; "
+            f"{key}: {folder} is no usable model folder, it lacks {', '.join(missing)}; "
             "save one with save_pretrained() of a causal model and of its fast tokenizer"
         )
     if (folder / ADAPTER).is_file():  # transformers would load that too, without a word
         raise ModelError(
-            f"base_model: {folder} holds an adapter beside the model ({ADAPTER}); move it into a "
+            f"{key}: {folder} holds an adapter beside the model ({ADAPTER}); move it into a "
             "folder of its own and name that under evaluate.adapters"
         )
     present = [folder / name for name in OPTIONAL if (folder / name).is_file()]
@@ -167,32 +169,33 @@ def save(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    _clear(folder)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    clear(folder)
+    with artifacts.files_into(folder) as beside:
+        tokenizer.save_pretrained(beside)
+        model.save_pretrained(beside)
 
 
-def link(source: str | Path, folder: str | Path) -> None:
+def link(source: str | Path, folder: str | Path, key: str = "base_model") -> None:
     """Make `folder` hold links to the files of the model in `source`, and no other model's file.
 
     Raises: ModelError if `source` is no usable model folder, or is `folder` itself.
     """
-    files = model_files(source)
+    files = model_files(source, key)
     if Path(source).resolve() == Path(folder).resolve():
         raise ModelError(
-            f"base_model: {source} is where the workflow keeps its own copy; name the folder that "
+            f"{key}: {source} is where the workflow keeps its own copy; name the folder that "
             "the model came from"
         )
-    _clear(folder)
+    clear(folder)
     artifacts.link_all(files, Path(folder))
 
 
-def _clear(folder: str | Path) -> None:
-    """Remove the files of a model that stood in `folder` before.
+def clear(folder: str | Path, keep: Collection[str] = ()) -> None:
+    """Remove the files of a model that stood in `folder` before, but for those named in `keep`.
 
     Writing through a link would change a person's own model, and a shard that stayed would count
     as part of the new one.
     """
     folder = Path(folder)
-    artifacts.remove(folder / name for name in (*NEEDED, *OPTIONAL))
-    artifacts.remove(folder.glob("model*.safetensors"))
+    found = [*(folder / name for name in (*NEEDED, *OPTIONAL)), *folder.glob("model*.safetensors")]
+    artifacts.remove(path for path in found if path.name not in keep)

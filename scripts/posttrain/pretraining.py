@@ -5,13 +5,14 @@ Its budget is in steps, never in seconds, so that a slow machine makes the same 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from posttrain import checkpoints
 from posttrain.corpus import documents
 from posttrain.devices import compute_dtype, pick_device
 from posttrain.errors import TrainingError
@@ -92,11 +93,12 @@ def build_model(shape: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Ll
 
 
 def make(
-    recipe: dict[str, Any],
+    recipe: dict[str, Any], kept: checkpoints.Checkpoints | None = None
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[dict[str, float]]]:
     """Return the trained model in float32 on the CPU, its tokenizer, and its history.
 
-    Args: recipe, with the config's `embedded` section and the held-out share and seed.
+    Args: recipe, with the config's `embedded` section and the held-out share and seed; kept, where
+        a job that was stopped left how far it came, and this one does.
     """
     budget = recipe["embedded"]
     kept_out = held_out(recipe["held_out_seed"], recipe["held_out"])
@@ -104,7 +106,7 @@ def make(
     torch.manual_seed(budget["seed"])
     model = build_model(budget, tokenizer)
     rows = packed_rows(tokenizer, documents(budget["seed"], kept_out), budget["row_length"])
-    history = pretrain(model, rows, budget)
+    history = pretrain(model, rows, budget, kept)
     return model.to(device="cpu").eval(), tokenizer, history
 
 
@@ -115,7 +117,10 @@ def share_of_rate(step: int, steps: int) -> float:
 
 
 def pretrain(
-    model: LlamaForCausalLM, rows: Iterator[list[int]], recipe: dict[str, Any]
+    model: LlamaForCausalLM,
+    rows: Iterator[list[int]],
+    recipe: dict[str, Any],
+    kept: checkpoints.Checkpoints | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place on `recipe["steps"]` batches of packed rows; return its history.
 
@@ -131,14 +136,12 @@ def pretrain(
         torch.optim.Muon(inner, lr=recipe["learning_rate"], momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(outer, lr=ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
+    highest = [recipe["learning_rate"], ADAM_LEARNING_RATE]
     steps = recipe["steps"]
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(one, lambda step: share_of_rate(step, steps))
-        for one in optimisers
-    ]
-    history = []
-    with Progress(steps, "pretraining", "steps") as progress:
-        for step in range(steps):
+    history = _go_on(model, optimisers, kept) if kept else []
+    rows = itertools.islice(rows, len(history) * recipe["rows_per_step"], None)
+    with Progress(steps, "pretraining", "steps", len(history)) as progress:
+        for step in range(len(history), steps):
             batch = list(itertools.islice(rows, recipe["rows_per_step"]))
             ids = torch.tensor(batch, device=device)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -150,10 +153,39 @@ def pretrain(
                     f"lower embedded.learning_rate (now {recipe['learning_rate']})"
                 )
             loss.backward()
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            for optimiser, rate in zip(optimisers, highest, strict=True):
+                optimiser.param_groups[0]["lr"] = rate * share_of_rate(step, steps)
                 optimiser.step()
-                schedule.step()
                 optimiser.zero_grad(set_to_none=True)
             history.append({"step": step + 1, "loss": value})
             progress.advance(1, f"loss {value:.3f}")
+            if kept:
+                kept.save_in_time("pretraining", lambda: (_state(model, optimisers), history))
+    return history
+
+
+def _state(
+    model: LlamaForCausalLM, optimisers: Sequence[torch.optim.Optimizer]
+) -> dict[str, torch.Tensor]:
+    """Return all that the next step reads and the recipe does not tell; nothing is drawn there."""
+    found = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+    for i, optimiser in enumerate(optimisers):
+        found |= checkpoints.optimiser_state(optimiser, f"optimiser{i}")
+    return found
+
+
+def _go_on(
+    model: LlamaForCausalLM,
+    optimisers: Sequence[torch.optim.Optimizer],
+    kept: checkpoints.Checkpoints,
+) -> list[dict[str, float]]:
+    """Put back what a stopped pretraining had come to; return its history, [] if there is none."""
+    if not (found := kept.load("pretraining")):
+        return []
+    tensors, history = found
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    for i, optimiser in enumerate(optimisers):
+        checkpoints.restore_optimiser(optimiser, f"optimiser{i}", tensors)
     return history

@@ -17,6 +17,7 @@ from posttrain.errors import MaskError, PromptError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MARK = "system"  # some system text, to see what a template writes where none is given
 EXAMPLE_DIGITS = 15  # worked examples are shown as they are written
 Style = Literal["answer", "reasoning", "worked"]
 
@@ -139,9 +140,10 @@ def _chat(
     """Render a chat in which every system word is ours, the same on every day.
 
     Without a system text an empty message stands in its place, since some templates put in one of
-    their own where none is given; a template that knows no system role gets none.
+    their own where none is given; a template that knows no system role gets none, and one that
+    puts in its own for an empty one too is refused.
     """
-    if "strftime_now" in tokenizer.chat_template:
+    if "strftime_now" in str(tokenizer.chat_template):
         raise PromptError(
             "the model's chat template writes today's date into its prompts, so no two days would "
             "ask alike; write a fixed date into the template in the model's folder"
@@ -161,6 +163,13 @@ def _chat(
                 f"the model's chat template takes no system message ({error.__cause__}); write "
                 "prompts: {system: null} and say it in prompts.answer and prompts.reasoning"
             ) from error
+    else:
+        given = text if system else _templated(tokenizer, [_says("system", MARK), *chat])
+        if own := [word for word in text.split() if word not in given]:
+            raise PromptError(
+                f"the model's chat template puts in a system message of its own ({own[0]} ...) "
+                "where none is given; write one: prompts: {system: You convert units.}"
+            )
     for message in [_says("system", system or ""), *chat]:
         if message["content"].strip() not in text:
             raise PromptError(

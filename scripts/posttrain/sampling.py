@@ -1,8 +1,8 @@
-"""Completions of prompts, greedy or sampled: each prompt read once, finished rows taken out.
+"""Completions of prompts, greedy or sampled: each prompt read once, the batch kept full.
 
-A batch is a fixed run of prompts, and its random numbers come from the generator it is given, so
-the same call gives the same completions. Rows stop at `</answer>`, at a stop token, or at the
-limit.
+A finished row makes room for the next completion of the same call, and nothing crosses a call. Each
+completion has random numbers of its own, drawn from the generator when the call starts, so the same
+call gives the same completions. Rows stop at `</answer>`, at a stop token, or at the limit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from posttrain.answers import CLOSE
 from posttrain.errors import ScoringError
+from posttrain.kv_cache import ColumnCache, use_fast_attention
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.cache_utils import Cache
 
-# Rows are taken out of the cache once so many of them have finished: each time copies the rest.
-FINISHED_SHARE = 0.25
+# Finished rows are replaced, or taken out, once they are so many of the batch: reading a few
+# prompts by themselves costs more than writing on a few idle rows.
+FINISHED_SHARE = 0.125
 
 
 @dataclass(frozen=True)
@@ -44,128 +48,202 @@ def complete(
     """Yield, prompt by prompt, `samples[i]` completions of `prompts[i]`.
 
     Args: prompts, token ids as `masking.prompt_ids` gives them; batch_size, rows generated at once
-        (at least one prompt's samples); temperature 0 is greedy, else `generator` is drawn from.
+        at most; temperature 0 is greedy, else `generator` is drawn from.
+    Raises: ScoringError if the model gives NaN; ModelError if it keeps no plain key-value cache.
     """
-    closers = _closing_tokens(tokenizer)
-    start = 0
-    while start < len(prompts):
-        end = start + 1
-        while end < len(prompts) and sum(samples[start : end + 1]) <= batch_size:
-            end += 1
-        counts = samples[start:end]
-        batch = _Batch(model, tokenizer, closers, prompts[start:end], counts)
-        done = batch.run(max_new_tokens, temperature, generator)
-        for count in counts:
-            yield [next(done) for _ in range(count)]
-        start = end
+    run = _Run(model, tokenizer, prompts, samples, max_new_tokens, batch_size)
+    if temperature:
+        run.draw(temperature, generator)
+    steps = run.steps()
+    first = 0
+    for count in samples:
+        while None in run.finish[first : first + count]:
+            next(steps)
+        yield [run.completion(row) for row in range(first, first + count)]
+        first += count
 
 
-class _Batch:
-    """Rows that are generated together: their cache, what each has written, and who is still on."""
+class _Run:
+    """A call's completions, one a row, and the lines of the batch, each of which writes a row.
+
+    What belongs to a line is kept on the CPU: its row (once that is done the spare one, after the
+    last), how many tokens it has written and how many are in its cache, and whether it goes on.
+    """
 
     def __init__(
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        closers: set[int],
         prompts: Sequence[list[int]],
-        counts: Sequence[int],
+        samples: Sequence[int],
+        max_new_tokens: int,
+        batch_size: int,
     ) -> None:
-        self.model, self.tokenizer, self.closers = model, tokenizer, closers
-        self.device = next(model.parameters()).device
-        self.stops = _stop_tokens(model, tokenizer)
-        self.prompts, self.counts = prompts, counts
-        self.written: list[list[int]] = [[] for _ in range(sum(counts))]
-        self.finish: list[str] = ["length"] * len(self.written)
+        use_fast_attention(model)
+        self.model, self.tokenizer, self.device = model, tokenizer, model.device
+        self.prompts, self.samples, self.max_new_tokens = prompts, samples, max_new_tokens
+        self.stops, self.closers = _stop_tokens(model, tokenizer), _closing_tokens(tokenizer)
+        self.enders = torch.tensor(sorted(self.stops | self.closers))
+        self.temperature, self.draws = 0.0, None
+
+        rows = sum(samples)
+        self.tokens = torch.zeros(rows + 1, max_new_tokens, dtype=torch.int64)
+        self.counts = [0] * rows
+        self.finish: list[str | None] = [None] * rows
+        self.next_prompt, self.next_row = 0, 0
+        self.waiting: list[tuple[int, int]] = []  # rows to be begun: (line of `read`, row)
+
+        self.row = torch.full((min(batch_size, rows),), rows)
+        self.written, self.cached = torch.zeros_like(self.row), torch.zeros_like(self.row)
+        self.is_on = torch.zeros_like(self.row, dtype=torch.bool)
+        self.cache: ColumnCache | None = None
+
+    def draw(self, temperature: float, generator: torch.Generator | None) -> None:
+        """Sample from now on: each token of each row has a number of its own in [0, 1)."""
+        device = generator.device if generator else None
+        self.temperature = temperature
+        self.draws = torch.rand(self.tokens.shape, generator=generator, device=device).cpu()
 
     @torch.inference_mode()
-    def run(
-        self, max_new_tokens: int, temperature: float, generator: torch.Generator | None
-    ) -> Iterator[Completion]:
-        logits, cache, mask = self._prefill()
-        positions = mask.sum(dim=1)
-        rows = list(range(len(self.written)))  # which row each line of the cache belongs to
-        for step in range(max_new_tokens):
-            ids = _choose(logits, temperature, generator)
-            on = [self._note(row, token) for row, token in zip(rows, ids.tolist(), strict=True)]
-            if not any(on) or step + 1 == max_new_tokens:
-                break
-            # Finished rows are written on until enough of them are; `_note` ignores what they say.
-            if on.count(False) >= FINISHED_SHARE * len(on):
-                kept = torch.tensor([i for i, is_on in enumerate(on) if is_on], device=self.device)
-                cache.batch_select_indices(kept)
-                ids, mask, positions = ids[kept], mask[kept], positions[kept]
-                rows = [row for row, is_on in zip(rows, on, strict=True) if is_on]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self.model(
-                input_ids=ids[:, None],
-                attention_mask=mask,
-                position_ids=positions[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
-            positions = positions + 1
-        yield from map(self._completion, range(len(self.written)))
+    def steps(self) -> Iterator[None]:
+        """Write all rows to their ends, one token each at a time."""
+        while self.is_on.any() or self._are_rows_left():
+            idle = len(self.is_on) - int(self.is_on.sum())
+            if idle == len(self.is_on) or idle >= FINISHED_SHARE * len(self.is_on):
+                self._begin_rows() if self._are_rows_left() else self._take_out_finished()
+            draws = None if self.draws is None else self.draws[self.row, self.written]
+            ids = _choose(self.logits, self.temperature, draws)
+            self._note(ids.cpu())
+            yield
+            if self.is_on.any():
+                self._read_one_token(ids)
 
-    def _prefill(self) -> tuple[Tensor, "DynamicCache", Tensor]:
-        """Read each prompt once, padded on the left; repeat its cache for each of its samples."""
-        longest = max(map(len, self.prompts))
-        ids = torch.zeros(len(self.prompts), longest, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for line, prompt in enumerate(self.prompts):
-            ids[line, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[line, longest - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
+    def _are_rows_left(self) -> bool:
+        return bool(self.waiting) or self.next_row < len(self.finish)
+
+    def _begin_rows(self) -> None:
+        """Give each idle line the next row, if there is one."""
+        free = (~self.is_on).nonzero().flatten()
+        while len(free) and self._are_rows_left():
+            if not self.waiting:
+                self._read_prompts(len(free))
+            taken, self.waiting = self.waiting[: len(free)], self.waiting[len(free) :]
+            lines, free = free[: len(taken)], free[len(taken) :]
+            read, self.row[lines] = torch.tensor(taken).T
+            self.written[lines], self.cached[lines] = 0, self.lengths[read]
+            self.is_on[lines] = True
+            lines, read = lines.to(self.device), read.to(self.device)
+            self.cache.place(lines, self.read, read)
+            self.logits[lines] = self.first_logits[read]
+
+    def _read_prompts(self, rows: int) -> None:
+        """Read the next prompts, padded on the left, enough for so many rows."""
+        first = self.next_prompt
+        while len(self.waiting) < rows and self.next_prompt < len(self.prompts):
+            line, count = self.next_prompt - first, self.samples[self.next_prompt]
+            self.waiting += [(line, self.next_row + sample) for sample in range(count)]
+            self.next_prompt, self.next_row = self.next_prompt + 1, self.next_row + count
+        prompts = self.prompts[first : self.next_prompt]
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts])
+        longest = int(self.lengths.max())
+        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+        positions = torch.arange(longest) - (longest - self.lengths)[:, None]
+        self.read = DynamicCache()
+        self.first_logits = self._forward(ids, positions >= 0, positions.clamp(min=0), self.read)
+        if self.cache is None:
+            lines, longest = len(self.row), max(map(len, self.prompts))
+            self.cache = ColumnCache(self.read, lines, longest)
+            self.logits = self.first_logits.new_zeros(lines, self.first_logits.shape[1])
+
+    def _take_out_finished(self) -> None:
+        """Let the last lines that go on move to where others are done, and drop what is behind."""
+        lines = int(self.is_on.sum())
+        targets = (~self.is_on[:lines]).nonzero().flatten()
+        sources = self.is_on[lines:].nonzero().flatten() + lines
+        for part in (self.row, self.written, self.cached, self.is_on):
+            part[targets] = part[sources]
+        self.row, self.written, self.cached, self.is_on = (
+            part[:lines] for part in (self.row, self.written, self.cached, self.is_on)
+        )
+        targets, sources = targets.to(self.device), sources.to(self.device)
+        self.logits[targets] = self.logits[sources]
+        self.logits = self.logits[:lines]
+        self.cache.keep(lines, sources, targets)
+
+    def _note(self, ids: Tensor) -> None:
+        """Take down the tokens (lines,) that the lines chose, and which rows end with them."""
+        self.tokens[self.row, self.written] = ids
+        self.written += self.is_on
+        ends = torch.isin(ids, self.enders) | (self.written == self.max_new_tokens)
+        for line in (ends & self.is_on).nonzero().flatten().tolist():
+            row, count, token = (int(part[line]) for part in (self.row, self.written, ids))
+            if token in self.stops:
+                self.finish[row], count = "stop", count - 1
+            # The tag may be several tokens: look at the text, but only where a `>` has just come.
+            elif token in self.closers and CLOSE in self._text(row, count, last=2 * len(CLOSE)):
+                self.finish[row] = "answer"
+            elif count == self.max_new_tokens:
+                self.finish[row] = "length"
+            else:
+                continue
+            self.counts[row] = count
+            self.row[line], self.written[line], self.is_on[line] = len(self.finish), 0, False
+
+    def _read_one_token(self, ids: Tensor) -> None:
+        """Read what each line has just written; those that are done are read too, for nothing."""
+        self.cache.advance(int(self.cached[self.is_on].max()))
+        self.cached += self.is_on
+        column, end = torch.arange(self.cache.columns), self.cache.end
+        is_own = (column >= end - self.cached[:, None]) & (column < end)
+        positions = self.cached[:, None] - 1
+        self.logits = self._forward(ids[:, None], is_own, positions, self.cache)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: "Cache") -> Tensor:
+        """Return the logits (lines, V) after the last of `ids` (lines, T), all given on the CPU."""
+        return self.model(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            position_ids=positions.to(self.device),
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        )
-        lines = torch.arange(len(self.prompts), device=self.device)
-        repeated = lines.repeat_interleave(torch.tensor(self.counts, device=self.device))
-        out.past_key_values.batch_select_indices(repeated)
-        return out.logits[:, -1][repeated], out.past_key_values, mask[repeated]
+        ).logits[:, -1]
 
-    def _note(self, row: int, token: int) -> bool:
-        """Take down the token that `row` chose; tell whether the row goes on."""
-        if self.finish[row] != "length":
-            return False
-        if token in self.stops:
-            self.finish[row] = "stop"
-            return False
-        written = self.written[row]
-        written.append(token)
-        # The tag may be several tokens: look at the text, but only where a `>` has just come.
-        if token in self.closers and CLOSE in self.tokenizer.decode(written[-2 * len(CLOSE) :]):
-            self.finish[row] = "answer"
-        return self.finish[row] == "length"
-
-    def _completion(self, row: int) -> Completion:
-        text = self.tokenizer.decode(
-            self.written[row], skip_special_tokens=False, clean_up_tokenization_spaces=False
+    def _text(self, row: int, count: int, last: int = 0) -> str:
+        ids = self.tokens[row, :count].tolist()[-last:]
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    def completion(self, row: int) -> Completion:
+        """Return a row that is done."""
+        text = self._text(row, self.counts[row])
         if self.finish[row] == "answer":
             text = text[: text.index(CLOSE) + len(CLOSE)]
-        return Completion(text, len(self.written[row]), self.finish[row])
+        return Completion(text, self.counts[row], self.finish[row])
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:
     """Return one token id a row, (B,) int64, from logits (B, V) of any float dtype.
 
+    Args: temperature 0 takes the likeliest, else `draws`, (B,) in [0, 1), say where in the
+        cumulated probabilities: one number a row, where torch.multinomial draws V.
     Raises: ScoringError if one of them is NaN: argmax would take it for the largest.
     """
-    if logits.isnan().any():
+    if temperature == 0.0:
+        total, ids = logits.max(dim=-1)
+    else:
+        shares = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
+        total = shares[:, -1]
+        # Rounding must not reach the total: behind it there is no token.
+        drawn = torch.minimum(draws.to(total.device) * total, total.nextafter(total.new_zeros(())))
+        ids = torch.searchsorted(shares, drawn[:, None], right=True).squeeze(1)
+    if total.isnan().any():
         raise ScoringError(
             "the model's logits hold NaN, so what it writes means nothing; check its weights, and "
             "whether they bear the precision that this machine computes in"
         )
-    if temperature == 0.0:
-        return logits.argmax(dim=-1)
-    shares = torch.softmax(logits.float() / temperature, dim=-1)
-    return torch.multinomial(shares, 1, generator=generator).squeeze(1)
+    return ids
 
 
 def _closing_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -1,7 +1,7 @@
 """What a completion is worth: one verdict, for rollouts and evaluation alike."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain import answers, traces
@@ -12,7 +12,7 @@ from posttrain.units import unit_of
 if TYPE_CHECKING:
     from posttrain.sampling import Completion
 
-VERDICTS = ("correct", "wrong", "unparseable", "truncated")
+VERDICTS = ("correct", "wrong", "unparseable", "truncated", "error")
 TRACES = ("right", "wrong", "unreadable", "unrelated", "none")
 ROUNDING = 0.005  # as the equations themselves are held to
 COLUMNS = (
@@ -46,8 +46,34 @@ def self_test(golds: Sequence[float], digits: int, tolerances: Mapping[str, floa
 def judge(completion: "Completion", gold: float, tolerances: Mapping[str, float]) -> dict[str, Any]:
     """Return `parsed`, the answer as a number or None, and `verdict`, one of `VERDICTS`.
 
-    `truncated` is a completion that reached its limit of tokens before an answer.
+    `truncated` is a completion that reached its limit of tokens before an answer; `error` one that
+    the verifier itself failed on, with what it raised under a key of that name.
     """
+    return _or_error(lambda: _judged(completion, gold, tolerances), {"parsed": None})
+
+
+def judge_reasoned(
+    completion: "Completion", gold: float, tolerances: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what `judge` and `judge_trace` do of a sampled completion; `error` if either fails."""
+    return _or_error(
+        lambda: _judged(completion, gold, tolerances) | judge_trace(completion.text),
+        {"parsed": None, "trace": "none", "path": []},
+    )
+
+
+def _or_error(judged: Callable[[], dict[str, Any]], nothing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `judged` does, or where it raises `nothing`, the verdict `error` and its text."""
+    try:
+        return judged()
+    except Exception as error:  # of one completion: the others are scored, and the gate fails
+        said = f"{type(error).__name__}: {error}"
+        return {**nothing, "verdict": "error", "error": said}
+
+
+def _judged(
+    completion: "Completion", gold: float, tolerances: Mapping[str, float]
+) -> dict[str, Any]:
     parsed = answers.parse(completion.text)
     if parsed is None:
         verdict = "truncated" if completion.finish == "length" else "unparseable"

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import yaml
 from jsonschema import Draft202012Validator, validators
 
+from posttrain.hub import is_name
 from posttrain.questions import READERS
 
 MODELS = ("base", "cot", "sft", "rft")
-RESERVED = (*MODELS, "summary")  # as names of files in results/
+RESERVED = (*MODELS, "summary", "verdicts", "comparisons", "breakdown")  # files in results/
 ADAPTER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
-HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 BOUNDS = {
     "minimum": "of at least",
     "exclusiveMinimum": "above",
@@ -395,12 +395,14 @@ def _missing(
     is_folder: Callable[[str], bool] = os.path.isdir,
 ) -> Iterator[Fault]:
     """Yield the faults of the files and folders that a filled, well-shaped `config` names."""
-    model = config["base_model"]
-    if not (model == "embedded" or is_folder(model)):
-        what = f"is {_shown(model)}, neither embedded nor a folder that exists"
-        if re.fullmatch(HUB_NAME, model.partition("@")[0], re.ASCII):
-            what += " (a model of a hub is downloaded into a folder first)"
-        yield _fault(("base_model",), what, "embedded")
+    for path, known in ((("base_model",), "embedded"), (("rollouts", "model"), None)):
+        model = config[path[0]] if len(path) == 1 else config[path[0]][path[1]]
+        if not (model == known or is_folder(model) or is_name(model)):
+            what = (
+                f"is {_shown(model)}, neither {_flow(known)}, nor a folder that exists, nor a "
+                "hub's <org>/<name>@<commit>"
+            )
+            yield _fault(path, what, known)
 
     for key in ("train", "valid"):
         path = config["data"][key]
@@ -410,6 +412,11 @@ def _missing(
         elif path is not None and not is_file(path):
             what = f"is {_shown(path)}, and there is no such file where snakemake runs"
             yield _fault(("data", key), what, f"my_{key}.csv")
+
+    path = config["rollouts"]["file"]
+    if path is not None and not (path.lower().endswith(".json") and is_file(path)):
+        what = f"is {_shown(path)}, and there is no such .json file where snakemake runs"
+        yield _fault(("rollouts", "file"), what, "my_rollouts.json")
 
     for name, entry in config["evaluate"]["adapters"].items():
         inner = () if isinstance(entry, str) else ("folder",)

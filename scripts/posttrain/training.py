@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain import adapters, weights
+from posttrain import adapters, checkpoints, weights
 from posttrain.devices import compute_dtype, pick_device
 from posttrain.errors import MaskError, TrainingError
 from posttrain.likelihood import collate, completion_logprobs, mean_logprobs
@@ -52,7 +52,11 @@ def batches(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[f
 
 
 def fit(
-    model: "PreTrainedModel", rows: Sequence[Row], recipe: Mapping[str, Any], base_folder: str
+    model: "PreTrainedModel",
+    rows: Sequence[Row],
+    recipe: Mapping[str, Any],
+    base_folder: str,
+    kept: checkpoints.Checkpoints | None = None,
 ) -> adapters.Trained:
     """Train a fresh LoRA adapter on `model`, which is changed in place and used up.
 
@@ -60,7 +64,8 @@ def fit(
     would not be the one that the adapter is loaded onto later.
 
     Args: model, in float32 on the CPU; rows with id, input_ids and labels; recipe, a training
-        section of the config with `seed`; base_folder, named in the adapter's config.
+        section of the config with `seed`; base_folder, named in the adapter's config; kept, where
+        a job that was stopped left how far it came, and this one does.
     Raises: TrainingError where a step cannot be healthy, naming it, its rows and likely causes, or
         where the training left a part of the adapter as it was; MaskError where rows supervise
         nothing, before the first step.
@@ -86,17 +91,19 @@ def fit(
     canary = sing(peft_model, rows, recipe["learning_rate"], dtype)
     torch.manual_seed(seed)  # of dropout: the canary must not move it
     plan = batches(len(rows), recipe["batch_size"], recipe["epochs"], seed)
-    history = []
     optimiser = _optimiser(peft_model, recipe["learning_rate"])
+    history = _go_on(peft_model, optimiser, kept) if kept else []
     peft_model.train()
-    with Progress(len(plan), "training", "steps") as progress:
-        for step, (epoch, numbers) in enumerate(plan):
+    with Progress(len(plan), "training", "steps", len(history)) as progress:
+        for step, (epoch, numbers) in enumerate(plan[len(history) :], len(history)):
             rate = learning_rate(step, len(plan), recipe["learning_rate"])
             chosen = [rows[number] for number in numbers]
             loss, norm = train_step(peft_model, optimiser, chosen, rate, dtype, f"step {step + 1}")
             line = {"step": step + 1, "epoch": round(epoch, 4), "loss": loss}
             history.append(line | {"grad_norm": norm, "learning_rate": rate})
             progress.advance(1, f"loss {loss:.4f}")
+            if kept:
+                kept.save_in_time("training", lambda: (_state(peft_model, optimiser), history))
     peft_model.eval().to("cpu")
     tensors = adapters.tensors_of(peft_model)
     if zero := weights.lora_b_is_zero(tensors):
@@ -195,6 +202,28 @@ def sing(
         )
     log.info("trial steps: %.4f to %.4f nats a supervised token", before, after)
     return {"before": before, "after": after}
+
+
+def _state(model: "PeftModel", optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return all that the next step reads and the recipe does not tell."""
+    weights = {f"adapter.{i}": p for i, p in enumerate(_trainable(model))}
+    remembered = checkpoints.optimiser_state(optimiser, "optimiser")
+    return weights | remembered | checkpoints.random_state()
+
+
+def _go_on(
+    model: "PeftModel", optimiser: torch.optim.Optimizer, kept: checkpoints.Checkpoints
+) -> list[dict[str, float]]:
+    """Put back what a stopped training had come to; return its history, [] if there is none."""
+    if not (found := kept.load("training")):
+        return []
+    tensors, history = found
+    with torch.no_grad():
+        for i, parameter in enumerate(_trainable(model)):
+            parameter.copy_(tensors[f"adapter.{i}"])
+    checkpoints.restore_optimiser(optimiser, "optimiser", tensors)
+    checkpoints.restore_random(tensors)
+    return history
 
 
 def _refuse_unlabelled(rows: Sequence[Row], place: str) -> None:

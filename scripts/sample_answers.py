@@ -1,0 +1,31 @@
+"""Rule sampled: questions and a model in; many answers to each, pass@k and majority@k, out."""
+
+from posttrain import artifacts, jobs, lineage, logs
+
+with jobs.running(snakemake.log[0]):
+    from posttrain import adapters, devices, evaluation, models, sampled
+
+    recipe, style = snakemake.params.recipe, snakemake.params.style
+    devices.use_threads(snakemake.threads)
+    loaded = adapters.load_any(snakemake.input.base, snakemake.input.adapter)
+    tokenizer = models.load_tokenizer(models.verified(snakemake.input.base))
+    lines = sampled.completions(
+        adapters.ready(loaded),
+        tokenizer,
+        artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]],
+        style,
+        recipe,
+    )
+    adapters.refuse_changed(loaded)
+    rows = sampled.table(snakemake.wildcards.model, lines)
+    for row in (rows[0], rows[-1]):
+        logs.log.info("pass@%(k)d %(pass_at_k).3f, majority@%(k)d %(majority_at_k).3f", row)
+    artifacts.write_jsonl(snakemake.output.completions, lines)
+    artifacts.write_csv(snakemake.output.table, rows, sampled.COLUMNS)
+    receipt = lineage.receipt_of_rule(
+        snakemake, recipe | {"style": style}, devices.describe(snakemake.threads)
+    )
+    alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe["prompts"])
+    artifacts.write_json(
+        snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}
+    )
