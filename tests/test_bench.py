@@ -1,6 +1,8 @@
 """The benchmark's table, and that sides which did other work are never compared."""
 
 import csv
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +11,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
+import commands
 import stages
 import table
 
 from posttrain import logs
 from posttrain.sampling import Completion
 
+ROOT = Path(__file__).parent.parent
 KEY = ("train", "embedded", "trl")
 
 
@@ -118,3 +122,13 @@ def test_the_clock_runs_while_the_loop_does_and_is_taken_off_again(monkeypatch):
             pass
     assert seconds == [7.0]
     assert module.Progress is logs.Progress
+
+
+def test_the_start_of_every_job_of_a_run_is_counted(tmp_path):
+    (tmp_path / "config.yaml").write_bytes((ROOT / "config.yaml").read_bytes())
+    command = ["snakemake", "-n", "--directory", tmp_path, "--snakefile", ROOT / "Snakefile"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    [jobs, *_] = re.findall(r"^total +(\d+)$", said.stdout + said.stderr, re.MULTILINE)
+    counted = sum(times for _, times in commands.STARTS.values())
+    assert counted == int(jobs) - 1, "all but rule all, which has no script"
+    assert all((ROOT / "scripts" / name).is_file() for name in commands.STARTS)
