@@ -187,7 +187,8 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     batch_size = config["rollouts"]["batch_size"]
     total = len(asked) * case.samples
     merged = devices.ready(copy.deepcopy(case.adapter).merge_and_unload())
-    paged = copy.deepcopy(merged)  # a copy, as continuous batching sets its own attention
+    # Copies, as our sampling and continuous batching each leave their own attention in the model.
+    plain, paged = copy.deepcopy(merged), copy.deepcopy(merged)
     unmerged = in_dtype_but_adapter(copy.deepcopy(case.adapter), merged)
     generator = torch.Generator(merged.device).manual_seed(config["seed"])
     written: dict[str, list[sampling.Completion]] = {}
@@ -209,7 +210,7 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
         return peers.generate(unmerged, work, peers.ORIGIN_PROMPTS, closes=False)
 
     def generate_best(work: peers.Sampling, at_once: int) -> list[sampling.Completion]:
-        return peers.generate(merged, work, at_once, closes=True)
+        return peers.generate(plain, work, at_once, closes=True)
 
     def generate_batch(work: peers.Sampling, rows: int) -> list[sampling.Completion]:
         return peers.generate_batch(paged, work, rows)
@@ -272,15 +273,15 @@ def fastest(
 
     Where none runs it is None, and the text tells why the last one does not.
     """
-    rates, why_not = {}, ""
-    for number in (0, *range(len(settings))):
+    tried, why_not = [], ""
+    for setting in [*settings[:1], *settings]:
         try:
-            rates[number] = rate(settings[number])
-            print(f"{peer}: {settings[number]} {rates[number]:.4g}", flush=True)
+            tried.append((rate(setting), setting))
+            print(f"{peer}: {setting} {tried[-1][0]:.4g}", flush=True)
         except Exception as error:  # a peer that does not run here is a result, too
             why_not = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"{peer}: {settings[number]} {why_not}", flush=True)
-    return (settings[max(rates, key=rates.get)] if rates else None), why_not
+            print(f"{peer}: {setting} {why_not}", flush=True)
+    return (max(tried, key=lambda one: one[0])[1] if tried else None), why_not
 
 
 def in_dtype_but_adapter(model: "PeftModel", like: "PreTrainedModel") -> "PeftModel":
@@ -301,7 +302,7 @@ def greedy_equality(case: Case, work: peers.Sampling, names: Sequence[str]) -> d
     merged = copy.deepcopy(case.adapter).merge_and_unload().to(device)
     many = len(work.prompts)
     found = sampling.complete(
-        merged, case.tokenizer, work.prompts, [1] * many, work.max_new_tokens, many
+        copy.deepcopy(merged), case.tokenizer, work.prompts, [1] * many, work.max_new_tokens, many
     )
     ours = [completion for [completion] in found]
     calls = {

@@ -1,15 +1,24 @@
-"""The benchmark's table: its columns, which way a ratio points, medians, one row a key."""
+"""The benchmark's table, and that sides which did other work are never compared."""
 
 import csv
+import re
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
+import commands
+import stages
 import table
 
+from posttrain import logs
+from posttrain.sampling import Completion
+
+ROOT = Path(__file__).parent.parent
 KEY = ("train", "embedded", "trl")
 
 
@@ -64,3 +73,62 @@ def test_the_sides_take_turns_and_each_round_begins_with_another():
     found = table.interleaved(sides, repeats=3)
     assert "".join(order) == "abcbcacab"
     assert found == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+
+
+def test_curves_of_other_work_end_the_benchmark():
+    assert stages.largest_gap([2.0, 1.0], [2.0, 1.01]) == pytest.approx(0.01)
+    with pytest.raises(stages.UnequalWorkError, match="2 steps against 1"):
+        stages.largest_gap([2.0, 1.0], [2.0])
+    with pytest.raises(stages.UnequalWorkError, match=r"losses 20.0% apart"):
+        stages.largest_gap([2.0, 1.0], [2.0, 1.2])
+
+
+def test_samples_of_other_work_end_the_benchmark():
+    config = {"evaluate": {"relative_tolerance": 0.05, "absolute_tolerance": 1e-9}}
+    right = [Completion("<answer>6</answer>", 3, "answer")] * 200
+    wrong = [Completion("<answer>7</answer>", 3, "answer")] * 200
+    cut = [Completion("<answer>", 3, "length")] * 200
+    golds = [6.0] * 200
+    mixed = right[:100] + wrong[:100]
+    assert "right 50.0% against 55.0%" in stages.same_statistics(
+        mixed, right[:110] + wrong[:90], golds, config
+    )
+    for other, fault in (
+        (right, "right"),
+        (wrong[:100] + cut[:100], "right"),
+        (wrong[:9], "9 comp"),
+    ):
+        with pytest.raises(stages.UnequalWorkError, match=fault):
+            stages.same_statistics(mixed, other, golds, config)
+
+
+def test_a_peer_is_measured_at_its_fastest_setting_that_runs():
+    def rate(setting):
+        if setting == "broken":
+            raise RuntimeError("no kernel\nfor this machine")
+        return len(setting)
+
+    assert stages.fastest("trl", ["broken", "ab", "abc", "a"], rate)[0] == "abc"
+    assert stages.fastest("trl", ["broken"], rate) == (None, "RuntimeError: no kernel")
+
+
+def test_the_clock_runs_while_the_loop_does_and_is_taken_off_again(monkeypatch):
+    ticks = iter([3.0, 10.0])
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    module = SimpleNamespace(Progress=logs.Progress)
+    with stages.loop_clock(module) as seconds:
+        assert seconds == [], "no loop, no time"
+        with module.Progress(1, "training", "steps"):
+            pass
+    assert seconds == [7.0]
+    assert module.Progress is logs.Progress
+
+
+def test_the_start_of_every_job_of_a_run_is_counted(tmp_path):
+    (tmp_path / "config.yaml").write_bytes((ROOT / "config.yaml").read_bytes())
+    command = ["snakemake", "-n", "--directory", tmp_path, "--snakefile", ROOT / "Snakefile"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    [jobs, *_] = re.findall(r"^total +(\d+)$", said.stdout + said.stderr, re.MULTILINE)
+    counted = sum(times for _, times in commands.STARTS.values())
+    assert counted == int(jobs) - 1, "all but rule all, which has no script"
+    assert all((ROOT / "scripts" / name).is_file() for name in commands.STARTS)
