@@ -114,7 +114,8 @@ def test_a_card_states_the_figures_of_the_summary(chain: Chain, model: str):
     told = [line.split(" ", 2)[2] for line in lines if " McNemar " in line]
     mine = [line for line in told if model in line.split(":")[0].split()]
     assert len(mine) == 4
-    assert [line[2:] for line in text.splitlines() if line.startswith("- ")] == mine
+    figures = text.split("## Figures")[1].splitlines()
+    assert [line[2:] for line in figures if line.startswith("- ")] == mine
     for path in chain.folder.glob(f"results/{model}/adapter_*"):
         assert f"| results/{model}/{path.name} | {sha256(path)} |" in text
 
