@@ -103,29 +103,24 @@ class Run:
 
     def strike(self, number: signal.Signals, target: str, after: float) -> str | None:
         """Send a signal when `after` seconds are over; return whom it met, None if nobody."""
-        try:
-            self.process.wait(after)
-            return None
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            snakemake = psutil.Process(self.process.pid)
-            scripts = [
-                child
-                for child in snakemake.children(recursive=True)
-                if ".snakemake/scripts/" in " ".join(child.cmdline())
-            ]
-            names = [Path(script.cmdline()[-1]).name.split(".")[1] for script in scripts]
-            if target == "script" and not scripts:
-                return None
-            if target == "both":
-                os.killpg(self.process.pid, number)
-            else:
-                for process in scripts if target == "script" else [snakemake]:
+        until = time.monotonic() + after
+        while self.process.poll() is None:
+            time.sleep(0.05)
+            try:
+                snakemake = psutil.Process(self.process.pid)
+                scripts = _scripts(snakemake)
+                # Between two scripts the signal waits for the next.
+                if time.monotonic() < until or (target == "script" and not scripts):
+                    continue
+                names = [Path(script.cmdline()[-1]).name.split(".")[1] for script in scripts]
+                if target == "both":
+                    os.killpg(self.process.pid, number)
+                for process in {"script": scripts, "snakemake": [snakemake]}.get(target, []):
                     process.send_signal(number)
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            return None
-        return " ".join([target, "at", *(names or ["no script"])])
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                continue
+            return " ".join([target, "at", *(names or ["no script"])])
+        return None
 
     def end(self) -> str:
         """Wait until snakemake and all that it started are gone; return what was said."""
@@ -146,6 +141,11 @@ class Run:
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
         return found
+
+
+def _scripts(snakemake: psutil.Process) -> list[psutil.Process]:
+    children = snakemake.children(recursive=True)
+    return [child for child in children if ".snakemake/scripts/" in " ".join(child.cmdline())]
 
 
 def strike_often(
