@@ -241,7 +241,11 @@ CHANGES = [
         set(),
         made=without("results/rollouts/round1/shard_1_of_1.jsonl"),
     ),
-    Change("kept rows edited", {"tokenize_rft"}, made=line_in("results/rft_data/round1.jsonl")),
+    Change(
+        "kept rows edited",
+        {"tokenize_rft", "ledger"},
+        made=line_in("results/rft_data/round1.jsonl"),
+    ),
     Change("a result deleted", {"evaluate cot"}, made=without("results/cot_eval.csv")),
     Change("a log deleted", set(), made=without("logs/sft_train.log")),
     # What must not matter
