@@ -34,6 +34,7 @@ MADE = ("results", "resources")
 LONGEST = 900  # seconds until a run counts as stuck
 # Seconds from the start of a run to the signal: most of them enough to come further than before.
 SOONEST, LATEST = 1.0, 20.0
+WHOLE = re.compile(r"\(100%\) done|Nothing to be done")
 TARGETS = ("script", "snakemake", "both")
 FAULTS = (  # errno, the call that gives it, and what its line must say
     ("ENOSPC", "open", "No space left on device: make room"),
@@ -167,7 +168,7 @@ def strike_often(
             after = chance.uniform(SOONEST, LATEST)
             hit = run.strike(signals[0], chance.choice(TARGETS), after)
         text = run.end()
-        is_whole = run.process.returncode == 0 and "(100%) done" in text
+        is_whole = run.process.returncode == 0 and bool(WHOLE.search(text))
         if hit:
             met[f"{signals.pop(0).name} to {hit}"] += 1
             print(f"{len(signals)} to go: {hit} after {after:.1f} s", flush=True)
