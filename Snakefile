@@ -28,6 +28,7 @@ rule all:
         rules.questions.output,
         rules.tokenize_sft.output,
         rules.sft_train.output,
+        *([] if config["rollouts"]["file"] else SHARD_FILES),
         "results/rollouts/round1.jsonl",
         "results/rollouts/round1_receipt.json",
         rules.select_rft_data.output,

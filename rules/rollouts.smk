@@ -45,6 +45,9 @@ rule generate_rft_data:
         "../scripts/generate_rft_data.py"
 
 
+SHARD_FILES = expand(rules.generate_rft_data.output, shard=SHARDS, shards=len(SHARDS))
+
+
 # A shard is a run of whole chunks, and chunks depend on nothing but themselves: the file is the
 # same for any number of shards.
 rule gather_rollouts:

@@ -237,8 +237,8 @@ CHANGES = [
     Change("adapter deleted", {"sft_train"}, made=without("results/sft/adapter_model.safetensors")),
     Change("rollouts deleted", {"gather_rollouts"}, made=without("results/rollouts/round1.jsonl")),
     Change(
-        "a shard deleted that was gathered",
-        set(),
+        "a shard of the rollouts deleted",
+        {"generate_rft_data"},
         made=without("results/rollouts/round1/shard_1_of_1.jsonl"),
     ),
     Change(
