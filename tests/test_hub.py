@@ -463,6 +463,7 @@ def planned(chain: Chain) -> dict[str, int]:
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_the_preset_runs_from_the_hub_to_the_summary(smollm2_chain: Chain, smollm2_hub):
     summary = artifacts.read_csv(smollm2_chain / "results/summary.csv")
     assert [row["model"] for row in summary] == ["base", "cot", "sft", "rft"]
@@ -477,6 +478,7 @@ def test_the_preset_runs_from_the_hub_to_the_summary(smollm2_chain: Chain, smoll
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_rollouts_come_from_the_sampler_and_name_it(smollm2_chain: Chain):
     rollouts = smollm2_chain.rows("results/rollouts/round1.jsonl")
     right = [row for row in rollouts if row["verdict"] == "correct" and row["trace"] == "right"]
@@ -503,6 +505,7 @@ def test_rollouts_come_from_the_sampler_and_name_it(smollm2_chain: Chain):
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_another_sampler_reruns_the_rollouts_and_what_comes_of_them(smollm2_chain: Chain):
     (smollm2_chain / "none.yaml").write_text("rollouts: {model: null}", encoding="utf-8")
     jobs = smollm2_chain.plan("--configfile", PRESET, "overlay.yaml", "none.yaml").jobs
@@ -512,6 +515,7 @@ def test_another_sampler_reruns_the_rollouts_and_what_comes_of_them(smollm2_chai
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_a_fetched_model_is_looked_over_again_without_a_network(smollm2_chain: Chain):
     manifest = "resources/base_model/manifest.json"
     before = (smollm2_chain / manifest).read_bytes()
@@ -523,6 +527,7 @@ def test_a_fetched_model_is_looked_over_again_without_a_network(smollm2_chain: C
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_a_model_that_cannot_be_had_ends_the_run_in_one_line(smollm2_hub, tmp_path: Path):
     server, _ = smollm2_hub
     chain = clone_that_asks(server, tmp_path / "workflow")

@@ -329,7 +329,7 @@ def test_a_changed_hash_in_any_receipt_is_found(run):
 def test_an_edited_setting_is_found_in_any_receipt(run):
     """Also where no later stage states the receipt's own sha256."""
     receipts = [path for path in files(run) if path.endswith("receipt.json")]
-    assert len(receipts) == 11
+    assert len(receipts) == 13
     for path in receipts:
         whole = Path(path).read_text()
         for part in ("settings", "libraries"):

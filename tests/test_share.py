@@ -17,7 +17,7 @@ from chain_for_tests import TINY, Chain, Said, fresh_clone
 from huggingface_hub import ModelCard
 from jsonschema import validate
 
-pytestmark = pytest.mark.chain
+pytestmark = [pytest.mark.chain, pytest.mark.long]
 
 ONE_CORE = ("--cores", "1", "--resources", "gpu=1")
 OURS = ("README.md", "adapter_config.json", "adapter_model.safetensors", "card_receipt.json")
