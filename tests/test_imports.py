@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
+import peft  # noqa: F401 - with torch it loads once a process, and must not be dropped again
 import pytest
 
 from posttrain import imports
