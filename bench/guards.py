@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from posttrain import (  # noqa: E402
     adapters,
     artifacts,
-    corpus,
     devices,
     lowrank,
     masking,
@@ -30,6 +29,8 @@ from posttrain import (  # noqa: E402
     questions,
     scoring,
     settings,
+    task_units,
+    tasks,
     training,
 )
 
@@ -80,7 +81,11 @@ def main() -> None:
     train, valid = (
         artifacts.read_jsonl(f"results/questions/{s}.jsonl") for s in ("train", "valid")
     )
-    recipe = {"prompts": config["prompts"], "answer_digits": config["sft"]["answer_digits"]}
+    recipe = {
+        "task": "units",
+        "prompts": config["prompts"],
+        "answer_digits": config["sft"]["answer_digits"],
+    }
     pairs = [(row["id"], *prompts.training_pair(tokenizer, row, "answer", recipe)) for row in train]
     texts = [prompt + completion for _, prompt, completion in pairs]
     length = config["sft"]["max_length"]
@@ -101,7 +106,7 @@ def main() -> None:
                 lambda: questions.leaks(
                     valid,
                     questions={"training": [row["question"] for row in train]},
-                    texts={"pretraining": corpus.of_run(text_read)},
+                    texts={"pretraining": tasks.text_read(task_units, text_read)},
                 )
             ),
             1,
@@ -114,7 +119,9 @@ def main() -> None:
         "base model against its manifest": (median_seconds(lambda: models.verified(BASE)), 14),
         "verifier's self-test": (
             median_seconds(
-                lambda: scoring.self_test([row["answer"] for row in valid], 4, config["evaluate"])
+                lambda: scoring.self_test(
+                    [row["answer"] for row in valid], 4, config["evaluate"], task_units
+                )
             ),
             5,
         ),

@@ -26,6 +26,7 @@ from posttrain import (
     prompts,
     sampling,
     scoring,
+    task_units,
     training,
 )
 from posttrain.masking import IGNORE
@@ -174,7 +175,10 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     """Compare `sampling.complete` with three ways to call transformers, in completions a second."""
     questions = artifacts.read_jsonl("results/questions/train.jsonl")[: case.sampled_prompts]
     asked = [
-        ids for _, ids in prompts.fed(case.tokenizer, questions, "reasoning", config["prompts"])
+        ids
+        for _, ids in prompts.fed(
+            case.tokenizer, questions, "reasoning", config["prompts"], task_units
+        )
     ]
     work = peers.Sampling(
         tokenizer=case.tokenizer,
@@ -201,6 +205,7 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
             [case.samples] * len(asked),
             work.max_new_tokens,
             batch_size,
+            task_units.AFTER,
             work.temperature,
             generator,
         )
@@ -302,7 +307,13 @@ def greedy_equality(case: Case, work: peers.Sampling, names: Sequence[str]) -> d
     merged = copy.deepcopy(case.adapter).merge_and_unload().to(device)
     many = len(work.prompts)
     found = sampling.complete(
-        copy.deepcopy(merged), case.tokenizer, work.prompts, [1] * many, work.max_new_tokens, many
+        copy.deepcopy(merged),
+        case.tokenizer,
+        work.prompts,
+        [1] * many,
+        work.max_new_tokens,
+        many,
+        task_units.AFTER,
     )
     ours = [completion for [completion] in found]
     calls = {
@@ -334,7 +345,7 @@ def same_statistics(
 
     def accepted(side: Sequence[sampling.Completion]) -> float:
         verdicts = (
-            scoring.judge(one, gold, config["evaluate"])["verdict"]
+            scoring.judge(one, gold, config["evaluate"], task_units)["verdict"]
             for one, gold in zip(side, golds, strict=True)
         )
         return sum(verdict == "correct" for verdict in verdicts) / len(side)

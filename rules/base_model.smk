@@ -21,6 +21,7 @@ if config["base_model"] == "embedded":
             gpu=1,
         params:
             recipe=settings_of(
+                task="task",
                 embedded="embedded",
                 held_out="data.held_out",
                 held_out_seed="data.held_out_seed",

@@ -9,7 +9,7 @@ from snakemake.utils import validate
 HOME = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(HOME / "scripts"))
 
-from posttrain import hub, imports, jobs, settings
+from posttrain import hub, imports, jobs, settings, tasks
 from posttrain.errors import PosttrainError
 from posttrain.models import model_files
 from posttrain.weights import refuse_pickles
@@ -54,14 +54,18 @@ def settings_of(**keys) -> dict:
     return {name: value(keys[name]) for name in sorted(keys)}
 
 
+# The task's module is loaded by its name: it is part of what those read that load a task.
+LOADED = {tasks.__name__: tasks.module_of(config["task"])}
+
+
 def code_of(script: str) -> list[str]:
     """Return the script and the project modules it imports: a change in any reruns the rule."""
-    return [os.path.relpath(path) for path in imports.code_files(HOME / script)]
+    return [os.path.relpath(path) for path in imports.code_files(HOME / script, LOADED)]
 
 
 def libraries_of(script: str) -> dict[str, str]:
     """Return the versions of the libraries that those import: an upgrade reruns the rule."""
-    return imports.library_versions(imports.code_files(HOME / script))
+    return imports.library_versions(imports.code_files(HOME / script, LOADED))
 
 
 BASE_MODEL = "resources/base_model/manifest.json"

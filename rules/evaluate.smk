@@ -21,6 +21,7 @@ rule evaluate:
         gpu=1,
     params:
         recipe=settings_of(
+            task="task",
             prompts="prompts",
             limit="evaluate.limit",
             max_new_tokens="evaluate.max_new_tokens",

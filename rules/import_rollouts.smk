@@ -20,6 +20,7 @@ if config["rollouts"]["file"]:
             "../envs/light.yaml"
         params:
             recipe=settings_of(
+                task="task",
                 answer_digits="sft.answer_digits",
                 relative_tolerance="evaluate.relative_tolerance",
                 absolute_tolerance="evaluate.absolute_tolerance",

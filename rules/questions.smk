@@ -24,6 +24,7 @@ rule questions:
         "../envs/light.yaml"
     params:
         recipe=settings_of(
+            task="task",
             seed="seed",
             data="data",
             **(TEXT_READ if config["base_model"] == "embedded" else {}),

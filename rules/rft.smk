@@ -13,6 +13,7 @@ use rule tokenize_sft as tokenize_rft with:
         "benchmarks/tokenize_rft.tsv"
     params:
         recipe=settings_of(
+            task="task",
             prompts="prompts",
             max_length="rft.max_length",
             bad_rows="rft.bad_rows",

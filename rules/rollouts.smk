@@ -27,6 +27,7 @@ rule generate_rft_data:
         gpu=1,
     params:
         recipe=settings_of(
+            task="task",
             seed="seed",
             prompts="prompts",
             samples_per_question="rollouts.samples_per_question",
@@ -83,7 +84,7 @@ rule select_rft_data:
     conda:
         "../envs/light.yaml"
     params:
-        recipe=settings_of(keep_per_question="rollouts.keep_per_question"),
+        recipe=settings_of(task="task", keep_per_question="rollouts.keep_per_question"),
         libraries=libraries_of("scripts/select_rft_data.py"),
     script:
         "../scripts/select_rft_data.py"

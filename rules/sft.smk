@@ -15,6 +15,7 @@ rule tokenize_sft:
         "../envs/train.yaml"
     params:
         recipe=settings_of(
+            task="task",
             prompts="prompts",
             max_length="sft.max_length",
             bad_rows="sft.bad_rows",

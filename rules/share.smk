@@ -40,6 +40,7 @@ rule export_rollouts:
     conda:
         "../envs/light.yaml"
     params:
+        recipe=settings_of(task="task"),
         libraries=libraries_of("scripts/export_rollouts.py"),
     script:
         "../scripts/export_rollouts.py"

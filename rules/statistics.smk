@@ -35,6 +35,7 @@ rule breakdown:
     params:
         models=list(MODELS),
         recipe=settings_of(
+            task="task",
             base_model="base_model",
             held_out="data.held_out",
             held_out_seed="data.held_out_seed",
@@ -91,6 +92,7 @@ rule sampled:
         gpu=1,
     params:
         recipe=settings_of(
+            task="task",
             seed="seed",
             prompts="prompts",
             limit="evaluate.limit",

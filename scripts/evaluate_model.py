@@ -5,7 +5,7 @@ from posttrain import artifacts, jobs, lineage
 with jobs.running(snakemake.log[0]):
     from posttrain import adapters, devices, evaluation, models, scoring
 
-    recipe = snakemake.params.recipe
+    recipe, style = snakemake.params.recipe, snakemake.params.style
     devices.use_threads(snakemake.threads)
     loaded = adapters.load_any(snakemake.input.base, snakemake.input.adapter)
     tokenizer = models.load_tokenizer(models.verified(snakemake.input.base))
@@ -13,7 +13,7 @@ with jobs.running(snakemake.log[0]):
         adapters.ready(loaded),
         tokenizer,
         artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]],
-        snakemake.params.style,
+        style,
         recipe,
     )
     adapters.refuse_changed(loaded)
@@ -22,13 +22,9 @@ with jobs.running(snakemake.log[0]):
     artifacts.write_jsonl(snakemake.output.predictions, lines)
     artifacts.write_csv(snakemake.output.row, [row], scoring.COLUMNS)
     receipt = lineage.receipt_of_rule(
-        snakemake,
-        recipe | {"style": snakemake.params.style},
-        devices.describe(snakemake.threads),
+        snakemake, recipe | {"style": style}, devices.describe(snakemake.threads)
     )
-    alike = evaluation.asked_as_trained(
-        tokenizer, loaded.receipt, snakemake.params.style, recipe["prompts"]
-    )
+    alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe)
     artifacts.write_json(
         snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}
     )

@@ -3,23 +3,24 @@
 from posttrain import artifacts, jobs, lineage
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import corpus, questions, units
+    from posttrain import questions, tasks
 
     recipe = snakemake.params.recipe
+    task = tasks.task_of(recipe["task"])
     splits = questions.splits(
         {split: recipe["data"][split] for split in ("train", "valid")},
-        lambda: units.questions(
+        lambda: task.questions(
             recipe["seed"],
             recipe["data"]["train_size"],
             recipe["data"]["valid_size"],
-            units.held_out(recipe["data"]["held_out_seed"], recipe["data"]["held_out"]),
+            task.held_out(recipe["data"]["held_out_seed"], recipe["data"]["held_out"]),
         ),
-        units.about,
+        task,
     )
     leaks = questions.leaks(
         splits["valid"].rows,
         questions={"training": [row["question"] for row in splits["train"].rows]},
-        texts={"pretraining": corpus.of_run(recipe)},
+        texts={"pretraining": tasks.text_read(task, recipe)},
     )
     questions.report(splits, leaks, recipe["data"]["leaks"])
     artifacts.write_jsonl(snakemake.output.train, splits["train"].rows)

@@ -25,7 +25,7 @@ with jobs.running(snakemake.log[0]):
     receipt = lineage.receipt_of_rule(
         snakemake, recipe | {"style": style}, devices.describe(snakemake.threads)
     )
-    alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe["prompts"])
+    alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe)
     artifacts.write_json(
         snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}
     )

@@ -3,11 +3,11 @@
 from posttrain import artifacts, jobs, lineage, logs
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import selection
+    from posttrain import selection, tasks
 
     recipe = snakemake.params.recipe
     rollouts = artifacts.read_jsonl(snakemake.input.rollouts)
-    kept = selection.select(rollouts, recipe["keep_per_question"])
+    kept = selection.select(rollouts, recipe["keep_per_question"], tasks.task_of(recipe["task"]))
     gained = selection.yields(rollouts, kept)
     logs.log.info(
         "kept %(kept)d of %(samples)d samples, %(solved)d of %(questions)d solved; the verifier "

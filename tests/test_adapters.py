@@ -169,7 +169,13 @@ def test_the_merged_model_is_the_unmerged_one_of_plain_peft(base, sound):
 def test_the_checks_leave_the_predictions_as_plain_peft_s(base, sound, monkeypatch):
     """Every proof of loading, and the verifier's self-test, against none of them."""
     prompts = {"answer": "Question: {question}\nAnswer:", "examples": [], "system": None}
-    recipe = {"prompts": prompts, "answer_digits": 4, "max_new_tokens": 24, "batch_size": 8}
+    recipe = {
+        "task": "units",
+        "prompts": prompts,
+        "answer_digits": 4,
+        "max_new_tokens": 24,
+        "batch_size": 8,
+    }
     recipe |= {"relative_tolerance": 0.05, "absolute_tolerance": 1e-9}
     asked = [
         {"id": f"{n}", "question": f"How many gram are there per {n} kg?", "answer": 1000.0 * n}

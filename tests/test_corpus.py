@@ -10,7 +10,7 @@ import yaml
 from tokenizers_for_tests import build
 from units_for_tests import exact_ratio
 
-from posttrain import answers, corpus, prompts, questions, traces, units
+from posttrain import answers, corpus, prompts, questions, task_units, tasks, traces, units
 
 CONFIG = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text(encoding="utf-8"))
 NUMBER = r"(?<![\w.^*])\d+(?:\.\d+)?(?!\w)"
@@ -137,7 +137,8 @@ def test_no_phrasing_holds_a_questions_words_whatever_the_units():
 def test_the_formats_are_those_of_the_default_prompts():
     """What the model is pretrained to continue is, to the letter, what the stages ask of it."""
     plain = build("byte_level").tokenizer
-    recipe = {"prompts": CONFIG["prompts"], "answer_digits": CONFIG["sft"]["answer_digits"]}
+    recipe = {"task": "units", "prompts": CONFIG["prompts"]}
+    recipe |= {"answer_digits": CONFIG["sft"]["answer_digits"]}
     fields = {"question": "7 km/h to m/s", "reasoning": "7 / 3.6 = 1.944.", "answer": "1.944"}
     for style, wording in (("answer", corpus.ANSWER), ("reasoning", corpus.REASONING)):
         prompt, completion = prompts.training_pair(plain, fields, style, recipe)
@@ -179,7 +180,7 @@ def test_the_text_is_the_same_for_the_same_seed_and_empty_for_another_model(docu
     budget = {"seed": 0, "steps": 10, "rows_per_step": 4, "row_length": 64}
     data = {"held_out_seed": 0, "held_out": 0.3}
     recipe = {"data": data, "text_seed": budget["seed"], **budget}
-    met = list(corpus.of_run(recipe))
+    met = list(tasks.text_read(task_units, recipe))
     assert met == documents[: len(met)]
     assert sum(len(text.encode()) for text in met) >= 10 * 4 * 64
-    assert list(corpus.of_run({"data": data})) == []
+    assert list(tasks.text_read(task_units, {"data": data})) == []

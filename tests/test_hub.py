@@ -380,7 +380,7 @@ def teach(folder: Path, settings: dict[str, Any]) -> None:
     """
     import torch
 
-    from posttrain import prompts, units
+    from posttrain import prompts, task_units, units
     from posttrain.answers import formatted
 
     tokenizer = models.load_tokenizer(folder)
@@ -388,12 +388,13 @@ def teach(folder: Path, settings: dict[str, Any]) -> None:
     asked = units.questions(0, data["train_size"], data["valid_size"], units.held_out(0, 0.05))[
         "train"
     ]
-    fed = prompts.fed(tokenizer, asked, "worked", settings["prompts"])
+    fed = prompts.fed(tokenizer, asked, "worked", settings["prompts"], task_units)
     rows, labels = [], []
     for question, (_, ids) in zip(asked, fed, strict=True):
         answer = formatted(question["answer"], 4)
         factor = formatted(question["answer"] / question["quantity"], 6)
-        text = prompts.completion(answer, f"{question['quantity']} * {factor} = {answer}.")
+        reasoning = f"{question['quantity']} * {factor} = {answer}."
+        text = prompts.completion(task_units, answer, reasoning)
         completion = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
         rows.append(torch.tensor([*ids, *completion]))
         labels.append(torch.tensor([*[-100] * (len(ids) - 1), *completion, -100]))

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import peft  # noqa: F401 - with torch it loads once a process, and must not be dropped again
 import pytest
 
-from posttrain import imports
+from posttrain import imports, tasks
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 RULE_SCRIPTS = sorted(SCRIPTS.glob("*.py"))
@@ -145,3 +145,17 @@ def test_a_change_in_a_module_is_seen_by_those_that_use_it_alone(tmp_path):
     module.write_bytes(module.read_bytes() + b"\n")
     changed = {script for script in scripts if code(script) != before[script]}
     assert changed == {"evaluate_model.py", "generate_rft_data.py"}
+
+
+def test_a_task_is_code_of_those_that_load_one_and_no_other_task_is(tmp_path):
+    """The module is found by its name in the config, where no import shows it."""
+
+    def code(script, name):
+        loaded = {tasks.__name__: tasks.module_of(name)}
+        return {path.stem for path in imports.code_files(SCRIPTS / script, loaded)}
+
+    for script in RULE_SCRIPTS:
+        loads = "tasks" in code(script.name, "units")
+        found = code(script.name, "units")
+        assert ({"task_units", "units", "corpus"} <= found) is loads, script
+    assert "units" not in code("train_adapter.py", "units"), "training knows rows alone"

@@ -28,6 +28,7 @@ from posttrain import (
     prompts,
     sampling,
     scoring,
+    task_units,
     training,
     weights,
 )
@@ -184,7 +185,7 @@ def test_a_chat_template_taken_away_makes_another_base_model(tmp_path):
         artifacts.write_json(manifest, models.manifest(manifest.parent, {}))
         tokenizer = models.load_tokenizer(manifest.parent)
         [(_, ids)] = prompts.fed(
-            tokenizer, [{"id": "q", "question": "How many?"}], "answer", WORDING
+            tokenizer, [{"id": "q", "question": "How many?"}], "answer", WORDING, task_units
         )
         return ids
 
@@ -285,7 +286,7 @@ def lenient(text: str, gold: float) -> bool:
 def test_what_is_no_plain_decimal_is_counted_as_no_answer(text, gold):
     assert lenient(text, gold), "this test no longer sees the old fault"
     completion = sampling.Completion(f" <answer>{text}</answer>", 9, "answer")
-    verdict = scoring.judge(completion, gold, TOLERANCES)
+    verdict = scoring.judge(completion, gold, TOLERANCES, task_units)
     assert verdict == {"parsed": None, "verdict": "unparseable"}
     row = scoring.summarised("sft", "none", [verdict["verdict"]])
     assert (row["correct"], row["answered"], row["unparseable"]) == (0, 0, 1)

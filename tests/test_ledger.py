@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from test_selection import DIRECT, OTHERS, rollout
 
-from posttrain import artifacts, ledger, selection
+from posttrain import artifacts, ledger, selection, task_units
 
 
 def sampled(question, *texts, sft="wrong", **given):
@@ -33,7 +33,7 @@ ROLLOUTS = [
     *sampled("train-0004", DIRECT, OTHERS[0], OTHERS[1], answer="7000"),
     *sampled("train-0004", DIRECT, answer="7 000"),
 ]
-KEPT = selection.select(ROLLOUTS, 2)
+KEPT = selection.select(ROLLOUTS, 2, task_units)
 
 
 def measured(rollouts=ROLLOUTS, kept=KEPT, questions=QUESTIONS):

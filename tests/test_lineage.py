@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from posttrain import ancestry, artifacts, lineage, selection
+from posttrain import ancestry, artifacts, lineage, selection, task_units
 from posttrain.errors import PosttrainError, ScoringError
 
 HOME = Path(__file__).parents[1]
@@ -128,7 +128,7 @@ def run(tmp_path, monkeypatch) -> Path:
         stage("generate_rft_data", receipt, [manifest, splits[0], *sft], [path])
     raw = write("results/rollouts/round1.jsonl", sampled)
     stage("gather_rollouts", "results/rollouts/round1_receipt.json", shards, [raw])
-    write(KEPT, selection.select(sampled, 2))
+    write(KEPT, selection.select(sampled, 2, task_units))
     stage("select_rft_data", "results/rft_data/round1_receipt.json", [raw], [KEPT])
     *labelled, dropped = [{"id": row["id"]} for row in artifacts.read_jsonl(KEPT)]
     assert dropped == {"id": "train-0003-03"}
@@ -420,7 +420,8 @@ def test_receipts_of_a_real_training_and_evaluation_fit_the_schema(tmp_path):
     validator.validate(json.loads(json.dumps(receipt | proof)))
     loaded = adapters.load(manifest, folder)
     prompts = {"answer": "Question: {question}\nAnswer:", "examples": [], "system": None}
-    alike = evaluation.asked_as_trained(tokenizer(), loaded.receipt, "answer", prompts)
+    recipe = {"task": "units", "prompts": prompts}
+    alike = evaluation.asked_as_trained(tokenizer(), loaded.receipt, "answer", recipe)
     assert alike is True
     validator.validate(receipt | {"adapter": loaded.label, "asked_as_trained": alike})
 

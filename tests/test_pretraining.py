@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from posttrain import corpus, devices, models, pretraining
+from posttrain import corpus, devices, models, pretraining, task_units, tasks
 
 SHAPE = {
     "hidden_size": 32,
@@ -19,12 +19,12 @@ SHAPE = {
     "learning_rate": 0.02,
     "seed": 0,
 }
-RECIPE = {"embedded": SHAPE, "held_out": 0.05, "held_out_seed": 0}
+RECIPE = {"task": "units", "embedded": SHAPE, "held_out": 0.05, "held_out_seed": 0}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return pretraining.train_tokenizer(corpus.documents(0, frozenset()))
+    return pretraining.train_tokenizer(corpus.documents(0, frozenset()), tasks.marks(task_units))
 
 
 def test_digits_and_tags_are_single_tokens_and_text_comes_back_unchanged(tokenizer):

@@ -5,7 +5,7 @@ import copy
 import pytest
 from tokenizers_for_tests import build
 
-from posttrain import evaluation, masking, prompts
+from posttrain import evaluation, masking, prompts, task_units
 from posttrain.answers import parse
 from posttrain.errors import MaskError, PromptError
 
@@ -17,7 +17,7 @@ WORDING = {
     "examples": [],
 }
 EXAMPLE = {"question": "How many g in 2 kg?", "reasoning": "2 * 1000 = 2000.", "answer": 2000}
-RECIPE = {"prompts": WORDING, "answer_digits": 4}
+RECIPE = {"task": "units", "prompts": WORDING, "answer_digits": 4}
 ROWS = {
     "answer": {"id": "train-0001", "question": QUESTION, "answer": 6000.0},
     "reasoning": {
@@ -87,7 +87,9 @@ def masked_ids(row):
 
 def asked_ids(tokenizer, style, wording=WORDING):
     """Return what evaluation and sampling feed the model."""
-    [(_, ids)] = prompts.fed(tokenizer, [{"id": "q", "question": QUESTION}], style, wording)
+    [(_, ids)] = prompts.fed(
+        tokenizer, [{"id": "q", "question": QUESTION}], style, wording, task_units
+    )
     return ids
 
 
@@ -118,12 +120,12 @@ def test_asking_plainly_what_was_trained_as_a_chat_is_seen(name, request):
     assert masked_ids(row) != asked_ids(plain, "answer"), "this test no longer sees the old fault"
 
     receipt = {"probes": {"rows": [row]}}
-    assert evaluation.asked_as_trained(tokenizer, receipt, "answer", WORDING) is True
-    assert evaluation.asked_as_trained(plain, receipt, "answer", WORDING) is False
-    assert evaluation.asked_as_trained(tokenizer, receipt, "reasoning", WORDING) is False
-    system = WORDING | {"system": "Be brief."}
+    assert evaluation.asked_as_trained(tokenizer, receipt, "answer", RECIPE) is True
+    assert evaluation.asked_as_trained(plain, receipt, "answer", RECIPE) is False
+    assert evaluation.asked_as_trained(tokenizer, receipt, "reasoning", RECIPE) is False
+    system = RECIPE | {"prompts": WORDING | {"system": "Be brief."}}
     assert evaluation.asked_as_trained(tokenizer, receipt, "answer", system) is False
-    assert evaluation.asked_as_trained(tokenizer, None, "answer", WORDING) is None
+    assert evaluation.asked_as_trained(tokenizer, None, "answer", RECIPE) is None
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -140,7 +142,8 @@ def test_a_prompt_that_is_only_like_the_trained_one_is_seen(name):
         row = trained_row(tokenizer, "answer", RECIPE | {"prompts": trained})
         receipt = {"probes": {"rows": [row]}}
         for asked in wordings:
-            is_alike = evaluation.asked_as_trained(tokenizer, receipt, "answer", asked)
+            recipe = RECIPE | {"prompts": asked}
+            is_alike = evaluation.asked_as_trained(tokenizer, receipt, "answer", recipe)
             # "{question}" alone begins as any prompt does: its question may hold the rest.
             if trained is asked or asked is not wordings[2]:
                 assert is_alike is (trained is asked), (trained, asked)
@@ -148,24 +151,29 @@ def test_a_prompt_that_is_only_like_the_trained_one_is_seen(name):
 
 def test_plain_prompts_are_the_configs_words():
     tokenizer = build("byte_level").tokenizer
-    asked = {style: prompts.render(tokenizer, QUESTION, style, WORDING) for style in ROWS}
+    asked = {
+        style: prompts.render(tokenizer, QUESTION, style, WORDING, task_units) for style in ROWS
+    }
     assert asked["answer"] == prompts.Prompt(f"Question: {QUESTION}\nAnswer:", True)
     assert asked["reasoning"] == prompts.Prompt(f"Question: {QUESTION}\nReasoning:", True)
-    assert prompts.render(tokenizer, QUESTION, "worked", WORDING) == asked["reasoning"]
+    assert prompts.render(tokenizer, QUESTION, "worked", WORDING, task_units) == asked["reasoning"]
     braces = "Is {question} 5 {n}?"
-    assert prompts.render(tokenizer, braces, "answer", WORDING).text.count(braces) == 1
+    assert prompts.render(tokenizer, braces, "answer", WORDING, task_units).text.count(braces) == 1
 
 
 def test_worked_examples_stand_before_the_question_and_in_no_other_style():
     wording = WORDING | {"examples": [EXAMPLE, EXAMPLE | {"answer": 2000.5}]}
     tokenizer = build("byte_level").tokenizer
     shown = "Question: How many g in 2 kg?\nReasoning: 2 * 1000 = 2000. <answer>2000</answer>\n\n"
-    asked = prompts.render(tokenizer, QUESTION, "worked", wording).text
-    plain = prompts.render(tokenizer, QUESTION, "reasoning", wording).text
+    asked = prompts.render(tokenizer, QUESTION, "worked", wording, task_units).text
+    plain = prompts.render(tokenizer, QUESTION, "reasoning", wording, task_units).text
     assert asked == shown + shown.replace(">2000<", ">2000.5<") + plain
-    assert "2 kg" not in plain + prompts.render(tokenizer, QUESTION, "answer", wording).text
+    assert (
+        "2 kg"
+        not in plain + prompts.render(tokenizer, QUESTION, "answer", wording, task_units).text
+    )
 
-    text = prompts.render(chat("any_role"), QUESTION, "worked", wording).text
+    text = prompts.render(chat("any_role"), QUESTION, "worked", wording, task_units).text
     assert text.startswith(
         "<|im_start|>system\n<|im_end|>\n"
         "<|im_start|>user\nQuestion: How many g in 2 kg?\nReasoning:<|im_end|>\n"
@@ -181,7 +189,7 @@ def test_worked_examples_stand_before_the_question_and_in_no_other_style():
 def test_a_templates_own_system_text_never_appears(name, words, request):
     tokenizer = tokenizer_named(name, request)
     for style in ("answer", "reasoning", "worked"):
-        assert words not in prompts.render(tokenizer, QUESTION, style, WORDING).text
+        assert words not in prompts.render(tokenizer, QUESTION, style, WORDING, task_units).text
     alone = [{"role": "user", "content": QUESTION}]
     careless = tokenizer.apply_chat_template(alone, tokenize=False)
     assert words in careless, "this test no longer sees the template's own words"
@@ -193,10 +201,10 @@ def test_a_template_that_puts_its_own_text_for_an_empty_system_message_is_refuse
         with pytest.raises(
             PromptError, match=r"a system message of its own \(You \.\.\.\)"
         ) as caught:
-            prompts.render(tokenizer, QUESTION, style, WORDING)
+            prompts.render(tokenizer, QUESTION, style, WORDING, task_units)
     assert "\n" not in str(caught.value)
     wording = WORDING | {"system": "You convert units."}
-    assert "helpful" not in prompts.render(tokenizer, QUESTION, "answer", wording).text
+    assert "helpful" not in prompts.render(tokenizer, QUESTION, "answer", wording, task_units).text
 
 
 # Its generation prompt ends in a space, which SentencePiece makes one token with the next word.
@@ -222,14 +230,16 @@ def test_a_template_that_breaks_the_mask_contract_is_refused_with_the_reason(nam
 @pytest.mark.parametrize("name", ["smollm2", "any_role"])
 def test_our_system_text_stands_once_and_first(name, request):
     wording = WORDING | {"system": "You convert units.", "examples": [EXAMPLE]}
-    text = prompts.render(tokenizer_named(name, request), QUESTION, "worked", wording).text
+    text = prompts.render(
+        tokenizer_named(name, request), QUESTION, "worked", wording, task_units
+    ).text
     assert text.startswith("<|im_start|>system\nYou convert units.<|im_end|>\n")
     assert text.count("system\n") == text.count("You convert units.") == 1
 
 
 @pytest.mark.parametrize("name", ["refuses_system", "drops_system"])
 def test_a_template_without_a_system_role_is_used_without_one(name):
-    text = prompts.render(chat(name), QUESTION, "answer", WORDING).text
+    text = prompts.render(chat(name), QUESTION, "answer", WORDING, task_units).text
     user = f"<|im_start|>user\nQuestion: {QUESTION}\nAnswer:<|im_end|>\n"
     assert text == user + "<|im_start|>assistant\n"
 
@@ -238,7 +248,7 @@ def test_a_template_without_a_system_role_is_used_without_one(name):
 def test_a_template_without_a_system_role_refuses_a_system_text(name):
     wording = WORDING | {"system": "You convert units."}
     with pytest.raises(PromptError) as caught:
-        prompts.render(chat(name), QUESTION, "answer", wording)
+        prompts.render(chat(name), QUESTION, "answer", wording, task_units)
     said = str(caught.value)
     assert "system" in said
     assert "prompts" in said
@@ -248,9 +258,9 @@ def test_a_template_without_a_system_role_refuses_a_system_text(name):
 
 def test_a_template_that_fails_or_leaves_words_out_is_refused():
     with pytest.raises(PromptError, match=r"cannot render our messages: .* use a model whose"):
-        prompts.render(chat("broken"), QUESTION, "answer", WORDING)
+        prompts.render(chat("broken"), QUESTION, "answer", WORDING, task_units)
     with pytest.raises(PromptError, match="leaves out the user message 'Question: How"):
-        prompts.render(chat("cuts_the_question"), QUESTION, "answer", WORDING)
+        prompts.render(chat("cuts_the_question"), QUESTION, "answer", WORDING, task_units)
 
 
 @pytest.mark.parametrize("name", ["smollm2", "smollm2_plain", "any_role", "byte_level"])
@@ -260,9 +270,11 @@ def test_a_question_that_spells_a_special_token_is_refused(name, request):
     assert len(spelt) >= 4
     for token in spelt:
         with pytest.raises(PromptError, match="spells the model's special token"):
-            prompts.render(tokenizer, f"How many g{token} in 6 kg?", "answer", WORDING)
+            prompts.render(tokenizer, f"How many g{token} in 6 kg?", "answer", WORDING, task_units)
     # The tags are no special tokens: nothing is parsed but what the model writes.
-    assert prompts.render(tokenizer, "What is <answer>6</answer> kg in g?", "answer", WORDING)
+    assert prompts.render(
+        tokenizer, "What is <answer>6</answer> kg in g?", "answer", WORDING, task_units
+    )
 
 
 def test_smollm2_has_special_tokens_that_its_list_of_them_leaves_out(smollm2):

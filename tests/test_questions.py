@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from posttrain import questions
+from posttrain import questions, task_units
 from posttrain.errors import QuestionError
 
 SUFFIXES = tuple(questions.READERS)
@@ -54,7 +54,7 @@ def read(tmp_path, monkeypatch) -> Callable[[str, bytes | str], questions.Readin
 
     def write_and_read(name: str, data: bytes | str) -> questions.Reading:
         Path(name).write_bytes(data.encode() if isinstance(data, str) else data)
-        return questions.read(name, "train")
+        return questions.read(name, "train", task_units.COLUMNS)
 
     return write_and_read
 
@@ -84,10 +84,9 @@ def test_rows_have_the_numbers_of_the_file_and_every_key(read, suffix):
     columns = ("question", "answer", "category")
     rows = [["Was wiegt 1 Brötchen, „ungefähr“?", 0.05, "mass"], ["\u0663 + 1?\u200f", -4, None]]
     reading = read(f"my{suffix}", as_bytes(suffix, rows, columns))
-    empty = {"quantity": None, "from_unit": None, "to_unit": None}
     assert reading.rows == [
-        {"id": "train-0001", "question": rows[0][0], "answer": 0.05, "category": "mass", **empty},
-        {"id": "train-0002", "question": rows[1][0], "answer": -4.0, "category": None, **empty},
+        {"id": "train-0001", "question": rows[0][0], "answer": 0.05, "category": "mass"},
+        {"id": "train-0002", "question": rows[1][0], "answer": -4.0, "category": None},
     ]
     assert all(type(row["answer"]) is float for row in reading.rows)
     assert reading.duplicates == 0

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from posttrain import kv_cache, sampling, scoring
+from posttrain import kv_cache, sampling, scoring, task_units
 from posttrain.answers import CLOSE
 from posttrain.errors import ModelError, ScoringError
 
@@ -69,7 +69,7 @@ def completed(model, tokenizer, prompts, counts=None, batch_size=8, **settings):
     counts = counts or [1] * len(prompts)
     tokens = settings.pop("max_new_tokens", NEW_TOKENS)
     return list(
-        sampling.complete(model, tokenizer, prompts, counts, tokens, batch_size, **settings)
+        sampling.complete(model, tokenizer, prompts, counts, tokens, batch_size, CLOSE, **settings)
     )
 
 
@@ -328,7 +328,10 @@ def test_a_completion_ends_at_a_closing_tag_of_several_tokens(smollm2, said):
     assert len(smollm2(CLOSE)["input_ids"]) == 3
     completion = said(ids, NEW_TOKENS)
     assert completion == sampling.Completion(" <answer>6</answer>", len(ids), "answer")
-    assert scoring.judge(completion, 6.0, TOLERANCES) == {"parsed": 6.0, "verdict": "correct"}
+    assert scoring.judge(completion, 6.0, TOLERANCES, task_units) == {
+        "parsed": 6.0,
+        "verdict": "correct",
+    }
 
 
 def test_what_a_token_writes_behind_the_tag_is_cut_off(smollm2, said):
@@ -346,7 +349,7 @@ def test_a_completion_cut_off_before_its_closing_tag_is_never_correct(smollm2, s
         completion = said(ids, limit)
         assert completion.finish == "length"
         assert completion.tokens == limit
-        assert scoring.judge(completion, 6.0, TOLERANCES) == {
+        assert scoring.judge(completion, 6.0, TOLERANCES, task_units) == {
             "parsed": None,
             "verdict": "truncated",
         }
@@ -357,12 +360,15 @@ def test_a_stop_token_ends_a_completion_and_is_no_part_of_it(smollm2, said):
     ids = smollm2(" <answer>6")["input_ids"]
     completion = said([*ids, smollm2.eos_token_id], NEW_TOKENS)
     assert completion == sampling.Completion(" <answer>6", len(ids), "stop")
-    assert scoring.judge(completion, 6.0, TOLERANCES) == {"parsed": None, "verdict": "unparseable"}
+    assert scoring.judge(completion, 6.0, TOLERANCES, task_units) == {
+        "parsed": None,
+        "verdict": "unparseable",
+    }
 
 
 def test_closing_tokens_are_all_that_can_end_the_tag(smollm2):
     """Against every token's own text, as the tokenizer decodes it."""
-    found = sampling._closing_tokens(smollm2)
+    found = sampling._closing_tokens(smollm2, CLOSE)
     decoded = smollm2.batch_decode([[n] for n in range(len(smollm2))])
     assert found >= {n for n, text in enumerate(decoded) if ">" in text}
     assert len(found) < 100

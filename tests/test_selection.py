@@ -9,7 +9,7 @@ import torch
 from models_for_tests import llama, parrot
 from tokenizers_for_tests import build
 
-from posttrain import answers, artifacts, evaluation, rollouts, scoring, selection, traces
+from posttrain import artifacts, evaluation, rollouts, scoring, selection, task_units, traces
 from posttrain.errors import ScoringError
 from posttrain.sampling import Completion
 from posttrain.statistics import mcnemar, wilson
@@ -23,6 +23,7 @@ PROMPTS = {
 }
 RECIPE = {
     **TOLERANCES,
+    "task": "units",
     "seed": 0,
     "round": 1,
     "prompts": PROMPTS,
@@ -41,7 +42,7 @@ QUESTIONS = [
 
 
 def judged(text, gold=6000.0, finish="answer"):
-    return scoring.judge(Completion(text, 9, finish), gold, TOLERANCES)["verdict"]
+    return scoring.judge(Completion(text, 9, finish), gold, TOLERANCES, task_units)["verdict"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_completion_has_one_verdict(text, finish, verdict):
     ],
 )
 def test_a_trace_is_worth_its_worst_equation(text, trace, steps):
-    found = scoring.judge_trace(text)
+    found = scoring.judge_trace(text, task_units)
     assert found["trace"] == trace
     assert len(found["path"]) == steps
 
@@ -143,7 +144,7 @@ class Unasked(torch.nn.Module):
 @pytest.mark.parametrize("fault", ["0.0 for unparseable", "any number", "raises"])
 def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkeypatch):
     """A known failure: what reads the unreadable as 0.0 finds every gold of 0 answered."""
-    real = answers.parse
+    real = task_units.parse
 
     def faulty(text):
         if fault == "raises":
@@ -154,7 +155,7 @@ def test_a_faulty_verifier_is_refused_before_any_question_is_asked(fault, monkey
             return float(digits) if digits else None
         return value or 0.0
 
-    monkeypatch.setattr(answers, "parse", faulty)
+    monkeypatch.setattr(task_units, "parse", faulty)
     if fault != "raises":
         assert judged("no answer at all: 0", gold=0.0) == "correct", "no fault to be seen"
     tokenizer = build("byte_level").tokenizer
@@ -187,7 +188,7 @@ def test_a_question_that_the_verifier_fails_on_is_an_error_and_the_others_are_sc
     before = evaluation.predictions(model, tokenizer, QUESTIONS, "answer", RECIPE)
     text = before[3]["completion"]
     assert [line["completion"] for line in before].count(text) == 1
-    failing_on(monkeypatch, answers, "parse", lambda given: given == text)
+    failing_on(monkeypatch, task_units, "parse", lambda given: given == text)
     after = evaluation.predictions(model, tokenizer, QUESTIONS, "answer", RECIPE)
     assert after[3] == before[3] | {"parsed": None, "verdict": "error", "error": SAID}
     assert after[:3] + after[4:] == before[:3] + before[4:]
@@ -196,7 +197,7 @@ def test_a_question_that_the_verifier_fails_on_is_an_error_and_the_others_are_sc
     assert row["unparseable"] + row["truncated"] == 9
 
 
-@pytest.mark.parametrize(("module", "name"), [(answers, "parse"), (traces, "equations")])
+@pytest.mark.parametrize(("module", "name"), [(task_units, "parse"), (traces, "equations")])
 def test_a_sample_that_the_verifier_fails_on_is_counted_and_never_kept(monkeypatch, module, name):
     failing_on(monkeypatch, module, name, lambda text: text.startswith("Look"))
     sampled = [
@@ -206,18 +207,18 @@ def test_a_sample_that_the_verifier_fails_on_is_counted_and_never_kept(monkeypat
     assert [one["verdict"] for one in sampled] == ["error", "correct"]
     assert sampled[0]["error"] == SAID
     assert sampled[0].keys() == sampled[1].keys() | {"error"}
-    kept = selection.select(sampled, 9)
+    kept = selection.select(sampled, 9, task_units)
     assert [row["id"] for row in kept] == ["train-0001-01"]
     gained = selection.yields(sampled, kept)
     assert (gained["samples"], gained["correct"], gained["error"]) == (2, 1, 1)
     with pytest.raises(ScoringError, match=r"none of 1 samples .* \(1 error with no equations\)"):
-        selection.select(sampled[:1], 9)
+        selection.select(sampled[:1], 9, task_units)
 
 
 def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
     tokenizer, six, monkeypatch
 ):
-    failing_on(monkeypatch, answers, "parse", lambda text: text == " <answer>6</answer>")
+    failing_on(monkeypatch, task_units, "parse", lambda text: text == " <answer>6</answer>")
     asked = [question | {"answer": 6.0} for question in QUESTIONS[:2]]
     found = rollouts.sample(six, llama(len(tokenizer)), [tokenizer] * 2, asked, RECIPE)
     assert len(found) == 2 * RECIPE["samples_per_question"]
@@ -228,7 +229,7 @@ def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
 
 def test_gold_that_its_digits_make_wrong_is_refused():
     with pytest.raises(ScoringError, match=r"sft\.answer_digits or evaluate\.relative_tolerance"):
-        scoring.self_test([1234.5], 2, TOLERANCES | {"relative_tolerance": 0.001})
+        scoring.self_test([1234.5], 2, TOLERANCES | {"relative_tolerance": 0.001}, task_units)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +308,7 @@ def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="ans
         "question": "How many g in 6 kg?",
         "sample": sample,
         "completion": text,
-        **scoring.judge_reasoned(Completion(text, 9, finish), gold, TOLERANCES),
+        **scoring.judge_reasoned(Completion(text, 9, finish), gold, TOLERANCES, task_units),
     }
 
 
@@ -318,7 +319,7 @@ OTHERS = ("6 * 1000 = 6000.", "1000 * 6 = 6000.", "12000 / 2 = 6000.", "3 * 2000
 def test_a_path_is_kept_once_and_the_first_of_its_kind():
     alike = [DIRECT, "Well, 1 kg = 1,000 gram; so 6*1000 = 6000", OTHERS[0], DIRECT]
     sampled = [rollout("train-0001", n, text) for n, text in enumerate(alike)]
-    kept = selection.select(sampled, keep_per_question=9)
+    kept = selection.select(sampled, keep_per_question=9, task=task_units)
     assert [row["id"] for row in kept] == ["train-0001-00", "train-0001-02"]
     assert kept[0] == {
         "id": "train-0001-00",
@@ -336,8 +337,8 @@ def test_no_question_keeps_more_than_its_share():
         for n, text in enumerate(OTHERS)
     ]
     random.Random(0).shuffle(sampled)
-    assert len(selection.select(sampled, 9)) == 8
-    kept = selection.select(sampled, 3)
+    assert len(selection.select(sampled, 9, task_units)) == 8
+    kept = selection.select(sampled, 3, task_units)
     assert Counter(row["question_id"] for row in kept) == {"train-0001": 3, "train-0002": 3}
 
 
@@ -353,7 +354,8 @@ UNSOUND = [
 
 def test_only_right_answers_by_right_steps_are_kept():
     sound = rollout("train-0001", 6, DIRECT)
-    assert [row["id"] for row in selection.select([*UNSOUND, sound], 9)] == ["train-0001-06"]
+    kept = selection.select([*UNSOUND, sound], 9, task_units)
+    assert [row["id"] for row in kept] == ["train-0001-06"]
     assert [selection.is_sound(one) for one in UNSOUND] == [False] * 6
     # The answer alone would have let three through that reason wrongly, unreadably or not at all.
     assert sum(one["verdict"] == "correct" for one in UNSOUND) == 3
@@ -361,7 +363,7 @@ def test_only_right_answers_by_right_steps_are_kept():
 
 def test_nothing_to_keep_is_an_error_that_says_what_was_seen():
     with pytest.raises(ScoringError) as caught:
-        selection.select(UNSOUND, 4)
+        selection.select(UNSOUND, 4, task_units)
     said = str(caught.value)
     assert said.startswith("none of 6 samples can be trained on (")
     for seen in ("1 correct with wrong equations", "1 truncated with right equations"):
@@ -373,7 +375,7 @@ def test_nothing_to_keep_is_an_error_that_says_what_was_seen():
 
 def test_what_sampling_brought_adds_up():
     sampled = [*UNSOUND, rollout("train-0002", 0, DIRECT), rollout("train-0002", 1, DIRECT)]
-    kept = selection.select(sampled, 4)
+    kept = selection.select(sampled, 4, task_units)
     gained = selection.yields(sampled, kept)
     assert gained == {
         "questions": 2,

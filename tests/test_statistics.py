@@ -8,7 +8,7 @@ from models_for_tests import llama, parrot
 from test_selection import QUESTIONS, RECIPE
 from tokenizers_for_tests import build
 
-from posttrain import answers, comparison, sampled, statistics, units
+from posttrain import comparison, sampled, statistics, task_units, units
 from posttrain.errors import ScoringError
 
 # What k samples would give
@@ -160,7 +160,7 @@ TRAINED = [about("train-0001", "volume", "gallon", "quart", 6), about("train-000
 
 def broken_down(verdicts, kept_out=None):
     """Return (group, value) -> (correct, questions)."""
-    rows = comparison.breakdown({"rft": said(verdicts)}, ASKED, TRAINED, kept_out)
+    rows = comparison.breakdown({"rft": said(verdicts)}, ASKED, TRAINED, kept_out, task_units)
     assert {tuple(row) for row in rows} == {comparison.BREAKDOWN_COLUMNS}
     found = {(row["group"], row["value"]): (row["correct"], row["questions"]) for row in rows}
     assert len(found) == len(rows)
@@ -194,11 +194,12 @@ def test_groups_of_generated_questions_are_the_generators_own():
     kept_out = units.held_out(0, 0.05)
     splits = units.questions(0, 300, 300, kept_out)
     right = [line(n, "correct") for n in range(1, 301)]
-    rows = comparison.breakdown({"rft": right}, splits["valid"], splits["train"], kept_out)
+    asked = splits["valid"], splits["train"]
+    rows = comparison.breakdown({"rft": right}, *asked, kept_out, task_units)
     sizes = {(row["group"], row["value"]): row["questions"] for row in rows}
     assert sizes["held_out", "yes"] > 0
     assert sizes["held_out", "yes"] <= sizes["pair_quantity_in_training", "no"]
-    for group in comparison.GROUPS:
+    for group in task_units.GROUPS:
         assert sum(n for (of, _), n in sizes.items() if of == group) == 300
     assert all(row["low"] < row["high"] == row["accuracy"] == 1 for row in rows)
 
@@ -247,7 +248,7 @@ def test_samples_differ_and_come_again(tokenizer):
 
 
 def test_a_faulty_verifier_samples_nothing(tokenizer, monkeypatch):
-    monkeypatch.setattr("posttrain.answers.parse", lambda text: 0.0)
+    monkeypatch.setattr("posttrain.task_units.parse", lambda text: 0.0)
     with pytest.raises(ScoringError, match="the verifier"):
         sampled.completions(None, tokenizer, QUESTIONS, "answer", SAMPLED)
 
@@ -256,8 +257,8 @@ def test_a_verifier_that_fails_on_a_sample_gives_no_rates(tokenizer, monkeypatch
     """It passes its self-test, then fails on what the model wrote."""
     model = llama(len(tokenizer))
     lines = sampled.completions(model, tokenizer, QUESTIONS[:2], "answer", SAMPLED)
-    text, real = lines[1]["completion"], answers.parse
-    monkeypatch.setattr(answers, "parse", lambda said: 1 / 0 if said == text else real(said))
+    text, real = lines[1]["completion"], task_units.parse
+    monkeypatch.setattr(task_units, "parse", lambda said: 1 / 0 if said == text else real(said))
     lines = sampled.completions(model, tokenizer, QUESTIONS[:2], "answer", SAMPLED)
     with pytest.raises(ScoringError, match=r"on 1 of 6 samples, first on sample 1 of train-0001: "):
         sampled.table("sft", lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain import artifacts, scoring, selection, triples
+from posttrain import artifacts, scoring, selection, task_units, triples
 from posttrain.errors import RolloutError
 from posttrain.triples import OTHER, UNKNOWN, Triple
 
@@ -22,7 +22,7 @@ OTHER_PATH = "6 * 1000 = 6000. <answer>6000</answer>"
 
 
 def judged(*rows: tuple[str, float, str]) -> triples.Judged:
-    return triples.judged([Triple(*row) for row in rows], ASKED, TOLERANCES)
+    return triples.judged([Triple(*row) for row in rows], ASKED, TOLERANCES, task_units)
 
 
 def written(folder: Path, value: object) -> Path:
@@ -51,7 +51,7 @@ def test_a_rollout_has_the_columns_and_verdicts_of_a_sampled_one():
         "parsed": 6000.0,
         "verdict": "correct",
         "trace": "right",
-        "path": scoring.judge_trace(SOUND)["path"],
+        "path": scoring.judge_trace(SOUND, task_units)["path"],
     }
 
 
@@ -88,7 +88,7 @@ def test_a_row_is_refused_with_its_reason(row, reason):
     counts = {row["reason"]: row for row in triples.counted(found.refused)}
     assert counts.pop(reason) == {"reason": reason, "rows": 2, "first_row": 2}
     assert {(row["rows"], row["first_row"]) for row in counts.values()} == {(0, None)}
-    kept = selection.select(found.rollouts, keep_per_question=4)
+    kept = selection.select(found.rollouts, keep_per_question=4, task=task_units)
     assert [row["id"] for row in kept] == ["train-0001-00"], "only what is sound is trained on"
 
 
@@ -136,18 +136,18 @@ def test_what_is_exported_comes_back_as_the_same_kept_rows(tmp_path):
         (KG, 6000, SOUND),
         (KG, 6000, OTHER_PATH),
     )
-    kept = selection.select(sampled.rollouts, keep_per_question=4)
+    kept = selection.select(sampled.rollouts, keep_per_question=4, task=task_units)
     assert [row["id"] for row in kept] == ["train-0001-01", "train-0002-00", "train-0001-03"]
     path = tmp_path / "round1.json"
-    artifacts.write_json(path, triples.of_kept(kept, ASKED))
+    artifacts.write_json(path, triples.of_kept(kept, ASKED, task_units))
     assert json.loads(path.read_text())[0] == [KG, 6000.0, SOUND]
-    found = triples.judged(triples.read(path), ASKED, TOLERANCES)
-    again = selection.select(found.rollouts, keep_per_question=4)
+    found = triples.judged(triples.read(path, task_units), ASKED, TOLERANCES, task_units)
+    again = selection.select(found.rollouts, keep_per_question=4, task=task_units)
     assert found.refused == []
     # Ids number the samples, of which the kept ones alone came along.
     assert [{**row, "id": ""} for row in again] == [{**row, "id": ""} for row in kept]
     first = path.read_bytes()
-    artifacts.write_json(path, triples.of_kept(again, ASKED))
+    artifacts.write_json(path, triples.of_kept(again, ASKED, task_units))
     assert path.read_bytes() == first
 
 
@@ -157,7 +157,7 @@ def test_what_is_exported_comes_back_as_the_same_kept_rows(tmp_path):
 def test_a_file_is_read_as_it_stands(tmp_path):
     path = tmp_path / "mine.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps([[KG, 6000, "ü <answer>6000</answer>"]]).encode())
-    assert triples.read(path) == [Triple(KG, 6000.0, "ü <answer>6000</answer>")]
+    assert triples.read(path, task_units) == [Triple(KG, 6000.0, "ü <answer>6000</answer>")]
 
 
 GOOD = [KG, 6000, SOUND]
@@ -187,11 +187,11 @@ GOOD = [KG, 6000, SOUND]
 def test_a_malformed_row_is_named_with_its_file(tmp_path, row, shown):
     path = written(tmp_path, [GOOD, GOOD, row])
     with pytest.raises(RolloutError) as caught:
-        triples.read(path)
+        triples.read(path, task_units)
     message = str(caught.value)
     assert message.startswith(f"{path} row 3 is ")
     assert shown in message
-    assert message.endswith(f"a text, a number, a text; write {triples.EXAMPLE}")
+    assert message.endswith(f"a text, a number, a text; write {json.dumps(task_units.EXAMPLE)}")
     assert "\n" not in message
 
 
@@ -211,18 +211,21 @@ def test_a_malformed_file_ends_in_one_line(tmp_path, data, said):
     path = tmp_path / "mine.json"
     path.write_bytes(data)
     with pytest.raises(RolloutError) as caught:
-        triples.read(path)
+        triples.read(path, task_units)
     assert str(caught.value).startswith(f"{path} {said}")
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(RolloutError, match=r"gone\.json cannot be read: No such file"):
-        triples.read(tmp_path / "gone.json")
+        triples.read(tmp_path / "gone.json", task_units)
 
 
 def test_the_example_in_the_messages_is_itself_a_sound_row(tmp_path):
     found = triples.judged(
-        triples.read(written(tmp_path, f"[{triples.EXAMPLE}]")), ASKED, TOLERANCES
+        triples.read(written(tmp_path, [task_units.EXAMPLE]), task_units),
+        ASKED,
+        TOLERANCES,
+        task_units,
     )
     assert found.refused == []

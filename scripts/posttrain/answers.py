@@ -61,6 +61,11 @@ def formatted(value: float, digits: int) -> str:
     return "0" if text == "-0" else text
 
 
+def tried(golds: Sequence[float]) -> Sequence[float]:
+    """Return at most 200 of the golds, evenly spread: so many a verifier is tested on."""
+    return golds[:: -(-len(golds) // MOST_GOLDS) or 1]
+
+
 def self_test(judge: Callable[[str, float], bool], golds: Sequence[float], digits: int) -> None:
     """Show `judge` right and wrong answers, before any score, and refuse it if it errs.
 
@@ -72,11 +77,10 @@ def self_test(judge: Callable[[str, float], bool], golds: Sequence[float], digit
     Args: judge(completion, gold), True where the completion's answer is right.
     Raises: ScoringError with the completion and the gold, if a verdict is wrong or `judge` raises.
     """
-    spread = golds[:: -(-len(golds) // MOST_GOLDS) or 1]
-    for gold in (*FIXED_GOLDS, *spread):
+    for gold in (*FIXED_GOLDS, *tried(golds)):
         exact = f"{OPEN}{formatted(gold, 17)}{CLOSE}"
         written = f"{OPEN}{formatted(gold, digits)}{CLOSE}"
-        _expect(judge, exact, gold, True, "the answer itself")
+        expect(judge, exact, gold, True, "the answer itself")
         if _verdict(judge, written, gold) is not True:
             raise ScoringError(
                 f"the verifier counts {written} wrong for the gold answer {gold!r}: {digits} "
@@ -84,7 +88,7 @@ def self_test(judge: Callable[[str, float], bool], golds: Sequence[float], digit
                 "sft.answer_digits or evaluate.relative_tolerance"
             )
         for fault, completion in _corruptions(gold):
-            _expect(judge, completion, gold, False, fault)
+            expect(judge, completion, gold, False, fault)
 
 
 def _corruptions(gold: float) -> Iterator[tuple[str, str]]:
@@ -124,9 +128,10 @@ def _verdict(judge: Callable[[str, float], bool], completion: str, gold: float) 
         ) from error
 
 
-def _expect(
+def expect(
     judge: Callable[[str, float], bool], completion: str, gold: float, right: bool, what: str
 ) -> None:
+    """Raise ScoringError unless `judge` finds the completion, which is `what`, `right` or not."""
     if (verdict := _verdict(judge, completion, gold)) is not right:
         raise ScoringError(
             f"the verifier says {verdict!r}, not {right}, to {completion!r} ({what}) for the gold "

@@ -1,24 +1,18 @@
 """Models held against each other, and each against itself on questions of one kind and another."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.statistics import mcnemar, wilson
-from posttrain.units import product_key, ratios
+
+if TYPE_CHECKING:
+    from posttrain.tasks import Task
 
 COLUMNS = ("model", "other", "questions", "gained", "lost", "p_value", "verdict")
 CHANGE_COLUMNS = ("model", "other", "change", "id", "question", "gold", "parsed", "other_parsed")
 BREAKDOWN_COLUMNS = ("model", "group", "value", "questions", "correct", "accuracy", "low", "high")
-GROUPS = (
-    "all",
-    "category",
-    "unit_pair",
-    "pair_in_training",
-    "pair_quantity_in_training",
-    "held_out",
-)
 SIGNIFICANT = 0.05  # of each test by itself: nothing is taken off for there being several
 
 Row = Mapping[str, Any]
@@ -72,21 +66,23 @@ def breakdown(
     said: Said,
     asked: Sequence[Row],
     trained: Sequence[Row],
-    kept_out: Collection[tuple[str, str]] | None,
+    kept_out: Container[Any] | None,
+    task: "Task",
 ) -> list[dict[str, Any]]:
     """Return a row of `BREAKDOWN_COLUMNS` for each model, group of questions and value in it.
 
-    Args: asked and trained, the questions of validation and of training; kept_out, the products
-        that pretraining did not read, None where that is not known.
+    Args: asked and trained, the questions of validation and of training; kept_out, the facts that
+        pretraining did not read, None where that is not known.
     """
-    kinds = dict(zip((row["id"] for row in asked), _kinds(asked, trained, kept_out), strict=True))
+    ids = (row["id"] for row in asked)
+    kinds = dict(zip(ids, task.kinds(asked, trained, kept_out), strict=True))
     found = []
     for model, lines in said.items():
         counted: dict[tuple[str, str], list[bool]] = defaultdict(list)
         for line in lines:
             for kind in kinds[line["id"]].items():
                 counted[kind].append(_is_right(line))
-        for group, value in sorted(counted, key=lambda kind: (GROUPS.index(kind[0]), kind[1])):
+        for group, value in sorted(counted, key=lambda kind: (task.GROUPS.index(kind[0]), kind[1])):
             right = counted[group, value]
             low, high = wilson(sum(right), len(right))
             found.append(
@@ -102,32 +98,6 @@ def breakdown(
                 }
             )
     return found
-
-
-def _kinds(
-    asked: Sequence[Row], trained: Sequence[Row], kept_out: Collection[tuple[str, str]] | None
-) -> Iterator[dict[str, str]]:
-    """Yield for each question its value in each of the groups that it belongs to.
-
-    A question whose units cannot be told belongs to no group of theirs.
-    """
-    pairs = {(row["from_unit"], row["to_unit"]) for row in trained}
-    quantities = {(row["from_unit"], row["to_unit"], row["quantity"]) for row in trained}
-    for row in asked:
-        kinds = {"all": "all", "category": row["category"] or "not stated"}
-        pair = (row["from_unit"], row["to_unit"])
-        if None not in pair:
-            kinds["unit_pair"] = " to ".join(pair)
-            kinds["pair_in_training"] = _yes(pair in pairs)
-            kinds["pair_quantity_in_training"] = _yes((*pair, row["quantity"]) in quantities)
-            if kept_out is not None:
-                key = product_key(ratios()[pair], row["quantity"])
-                kinds["held_out"] = _yes(key in kept_out)
-        yield kinds
-
-
-def _yes(is_so: bool) -> str:
-    return "yes" if is_so else "no"
 
 
 def _is_right(line: Row) -> bool:

@@ -4,14 +4,12 @@ Its phrasings are not the questions' own, and no held-out product stands in it, 
 conversion nor bare. What it teaches is to reason; the bare answer it shows rarely.
 """
 
-import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from posttrain.answers import formatted
-from posttrain.units import DIGITS, QUANTITIES, UNITS, held_out, product_key, ratios
+from posttrain.units import DIGITS, QUANTITIES, UNITS, product_key, ratios
 
 # The prompts of config.yaml's defaults; a test holds the two equal.
 REASONING = "Question: {question}\nReasoning: {reasoning} <answer>{answer}</answer>"
@@ -158,16 +156,3 @@ def documents(seed: int, kept_out: frozenset[tuple[str, str]]) -> Iterator[str]:
     writer = Writer(random.Random(f"corpus {seed}"), kept_out)
     while True:
         yield writer.document()
-
-
-def of_run(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Return the documents that the run's base model may have read; none if it is not embedded.
-
-    One for every 20 tokens of the budget, more than it read: documents have 40 on average, and even
-    those that a row's end cuts short take more than 20 of it. A test counts them.
-    """
-    if "text_seed" not in recipe:
-        return iter(())
-    tokens = recipe["steps"] * recipe["rows_per_step"] * recipe["row_length"]
-    kept_out = held_out(recipe["data"]["held_out_seed"], recipe["data"]["held_out"])
-    return itertools.islice(documents(recipe["text_seed"], kept_out), tokens // 20)

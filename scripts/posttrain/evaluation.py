@@ -7,6 +7,7 @@ from posttrain import sampling, scoring
 from posttrain.logs import Progress
 from posttrain.masking import IGNORE
 from posttrain.prompts import Style, fed
+from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,17 +26,16 @@ def predictions(
 
     Raises: ScoringError if the verifier fails its own test, before any question is asked.
     """
-    golds = [question["answer"] for question in questions]
-    scoring.self_test(golds, recipe["answer_digits"], recipe)
-    asked = fed(tokenizer, questions, style, recipe["prompts"])
+    task, golds = task_of(recipe["task"]), [question["answer"] for question in questions]
+    scoring.self_test(golds, recipe["answer_digits"], recipe, task)
+    asked = fed(tokenizer, questions, style, recipe["prompts"], task)
     ids = [ids for _, ids in asked]
-    completions = sampling.complete(
-        model, tokenizer, ids, [1] * len(ids), recipe["max_new_tokens"], recipe["batch_size"]
-    )
+    limits = (recipe["max_new_tokens"], recipe["batch_size"], task.AFTER)
+    completions = sampling.complete(model, tokenizer, ids, [1] * len(ids), *limits)
     lines = []
     with Progress(len(questions), "evaluating", "questions") as progress:
         for question, (prompt, _), [completion] in zip(questions, asked, completions, strict=True):
-            verdict = scoring.judge(completion, question["answer"], recipe)
+            verdict = scoring.judge(completion, question["answer"], recipe, task)
             lines.append(
                 {
                     "id": question["id"],
@@ -57,7 +57,7 @@ def asked_as_trained(
     tokenizer: "PreTrainedTokenizerBase",
     receipt: Mapping[str, Any] | None,
     style: Style,
-    prompts: Mapping[str, Any],
+    recipe: Mapping[str, Any],
 ) -> bool | None:
     """Tell whether an adapter is asked as its training rows were; None without a receipt.
 
@@ -69,7 +69,8 @@ def asked_as_trained(
     masked = [
         i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORE
     ]
-    [(_, now)] = fed(tokenizer, [{"id": "mark", "question": MARK}], style, prompts)
+    marked, task = [{"id": "mark", "question": MARK}], task_of(recipe["task"])
+    [(_, now)] = fed(tokenizer, marked, style, recipe["prompts"], task)
     trained, asked = (
         tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         for ids in (masked, now)

@@ -49,13 +49,19 @@ def _module_file(scripts: Path, name: str) -> Path | None:
     return candidate if candidate and candidate.is_file() else scripts / PACKAGE / "__init__.py"
 
 
-def code_files(script: Path) -> list[Path]:
-    """Return `script` and every project module it imports, directly or through others, sorted."""
+def code_files(script: Path, loaded: Mapping[str, str] | None = None) -> list[Path]:
+    """Return `script` and every project module it imports, directly or through others, sorted.
+
+    Args: loaded, module -> another that it loads by a name from the config, as `posttrain.tasks`
+        does: where the one is imported, the other counts as imported too.
+    """
     scripts = script.parent
+    also = {_module_file(scripts, one): {other} for one, other in (loaded or {}).items()}
     found = {script}
     waiting = [script]
     while waiting:
-        for name in _imported(waiting.pop()):
+        file = waiting.pop()
+        for name in _imported(file) | also.get(file, set()):
             module = _module_file(scripts, name)
             if module and module not in found:
                 found |= {module, scripts / PACKAGE / "__init__.py"}

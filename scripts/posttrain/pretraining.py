@@ -13,22 +13,20 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from posttrain import checkpoints
-from posttrain.corpus import documents
 from posttrain.devices import compute_dtype, pick_device
 from posttrain.errors import TrainingError
 from posttrain.logs import Progress
-from posttrain.units import held_out
+from posttrain.tasks import marks, task_of
 
 VOCABULARY = 512
 STOP = "<|end|>"
-TAGS = ("<answer>", "</answer>")
 TOKENIZER_SAMPLE = 20_000  # documents that the tokenizer's merges are counted on
 LONGEST_PROMPT = 512  # positions the model is declared for
 ADAM_LEARNING_RATE = 3e-3  # for embeddings and norms; Muon's own is in the config
 
 
-def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE of 512 entries: a token a digit, a token a tag, no prefix space."""
+def train_tokenizer(texts: Iterator[str], marks: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE of 512 entries: a token a digit, a token a mark, no prefix space."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -37,7 +35,7 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         ]
     )
     core.decoder = decoders.ByteLevel()
-    tags = [AddedToken(tag, normalized=False) for tag in TAGS]
+    tags = [AddedToken(tag, normalized=False) for tag in marks]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(tags),
         special_tokens=[STOP],
@@ -45,13 +43,18 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     sample = itertools.islice(texts, TOKENIZER_SAMPLE)
-    # The tags are tokens already: their letters must not earn merges.
-    plain = (text.replace(TAGS[0], "").replace(TAGS[1], "") for text in sample)
-    core.train_from_iterator(plain, trainer)
+    # The marks are tokens already: their letters must not earn merges.
+    core.train_from_iterator((_without(marks, text) for text in sample), trainer)
     core.add_tokens(tags)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=STOP, pad_token=STOP, clean_up_tokenization_spaces=False
     )
+
+
+def _without(marks: Sequence[str], text: str) -> str:
+    for mark in marks:
+        text = text.replace(mark, "")
+    return text
 
 
 def packed_rows(
@@ -97,15 +100,15 @@ def make(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[dict[str, float]]]:
     """Return the trained model in float32 on the CPU, its tokenizer, and its history.
 
-    Args: recipe, with the config's `embedded` section and the held-out share and seed; kept, where
+    Args: recipe, with the task, the `embedded` section and the held-out share and seed; kept, where
         a job that was stopped left how far it came, and this one does.
     """
-    budget = recipe["embedded"]
-    kept_out = held_out(recipe["held_out_seed"], recipe["held_out"])
-    tokenizer = train_tokenizer(documents(budget["seed"], kept_out))
+    budget, task = recipe["embedded"], task_of(recipe["task"])
+    kept_out = task.held_out(recipe["held_out_seed"], recipe["held_out"])
+    tokenizer = train_tokenizer(task.documents(budget["seed"], kept_out), marks(task))
     torch.manual_seed(budget["seed"])
     model = build_model(budget, tokenizer)
-    rows = packed_rows(tokenizer, documents(budget["seed"], kept_out), budget["row_length"])
+    rows = packed_rows(tokenizer, task.documents(budget["seed"], kept_out), budget["row_length"])
     history = pretrain(model, rows, budget, kept)
     return model.to(device="cpu").eval(), tokenizer, history
 

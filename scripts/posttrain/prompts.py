@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain import masking
-from posttrain.answers import CLOSE, OPEN, formatted, parse
 from posttrain.errors import MaskError, PromptError
+from posttrain.tasks import Task, answered, marks, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,23 +30,20 @@ class Prompt:
     add_special_tokens: bool
 
 
-def completion(answer: str, reasoning: str | None = None) -> str:
-    """Return what a model is to write: the reasoning, if any, then the answer in its tags.
+def completion(task: Task, answer: str, reasoning: str | None = None) -> str:
+    """Return what a model is to write: the reasoning, if any, then the answer in its marks.
 
     Raises: PromptError if `answer` is none, or if `reasoning` gives one of its own: what follows it
         would be reasoning after the answer.
     """
-    tagged = f"{OPEN}{answer}{CLOSE}"
-    if parse(tagged) is None or CLOSE in answer:
+    if task.parse(answered(task, answer)) is None or any(mark in answer for mark in marks(task)):
         raise PromptError(f"{answer!r} is no answer to train on; write a plain decimal")
-    if reasoning is None:
-        return tagged
-    if OPEN in reasoning or CLOSE in reasoning:
+    if reasoning is not None and any(mark in reasoning for mark in marks(task)):
         raise PromptError(
             f"the reasoning {reasoning[:200]!r} holds an answer of its own: reasoning would be "
-            f"trained after the answer; leave {OPEN} and {CLOSE} out of it"
+            f"trained after the answer; leave {' and '.join(marks(task))} out of it"
         )
-    return f"{reasoning.strip()} {tagged}"
+    return answered(task, answer, reasoning)
 
 
 def joined(prompt: Prompt, text: str) -> str:
@@ -60,7 +57,11 @@ def is_chat(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def render(
-    tokenizer: "PreTrainedTokenizerBase", question: str, style: Style, prompts: Mapping[str, Any]
+    tokenizer: "PreTrainedTokenizerBase",
+    question: str,
+    style: Style,
+    prompts: Mapping[str, Any],
+    task: Task,
 ) -> Prompt:
     """Return the prompt that asks `question` in `style`; `prompts` is that section of the config.
 
@@ -71,7 +72,7 @@ def render(
     turns = [
         (
             wording.replace("{question}", shown["question"]),
-            completion(formatted(shown["answer"], EXAMPLE_DIGITS), shown["reasoning"]),
+            completion(task, task.written(shown["answer"], EXAMPLE_DIGITS), shown["reasoning"]),
         )
         for shown in (prompts["examples"] if style == "worked" else [])
     ]
@@ -92,6 +93,7 @@ def fed(
     questions: Sequence[Mapping[str, Any]],
     style: Style,
     prompts: Mapping[str, Any],
+    task: Task,
 ) -> list[tuple[str, list[int]]]:
     """Return, for each question, the text and the ids that a model is fed to be asked in `style`.
 
@@ -100,7 +102,7 @@ def fed(
     found = []
     for question in questions:
         try:
-            prompt = render(tokenizer, question["question"], style, prompts)
+            prompt = render(tokenizer, question["question"], style, prompts, task)
             ids = masking.prompt_ids(tokenizer, prompt.text, prompt.add_special_tokens)
         except (PromptError, MaskError) as error:
             raise type(error)(f"question {question['id']}: {error}") from error
@@ -118,15 +120,16 @@ def training_pair(
 
     Args: row, a question with its answer as a number, or a kept rollout with `reasoning` and its
         answer as it was written; style, of which `answer` alone trains no reasoning; recipe, with
-        `prompts` and with `answer_digits`, the significant digits of an answer given as a number.
+        `task`, `prompts` and `answer_digits`, the significant ones of an answer given as a number.
     Raises: PromptError naming the row.
     """
-    answer = row["answer"]
-    written = answer if isinstance(answer, str) else formatted(answer, recipe["answer_digits"])
+    answer, task = row["answer"], task_of(recipe["task"])
     reasoning = None if style == "answer" else row["reasoning"]
     try:
-        prompt = render(tokenizer, row["question"], style, recipe["prompts"])
-        return prompt.text, joined(prompt, completion(written, reasoning))
+        is_text = isinstance(answer, str)
+        written = answer if is_text else task.written(answer, recipe["answer_digits"])
+        prompt = render(tokenizer, row["question"], style, recipe["prompts"], task)
+        return prompt.text, joined(prompt, completion(task, written, reasoning))
     except PromptError as error:
         raise PromptError(f"row {row['id']}: {error}") from error
 

@@ -19,18 +19,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain import artifacts
 from posttrain.answers import NUMBER
 from posttrain.errors import QuestionError
 from posttrain.logs import log
 
+if TYPE_CHECKING:
+    from posttrain.tasks import Task
+
 COLUMNS = ("question", "answer", "category")
 LEAK_COLUMNS = ("id", "where", "how")
 MOST_LEAKS_SHOWN = 5
-# What the workflow adds to its own rows. Such a file may be read again, these are made anew.
-IGNORED = ("id", "quantity", "from_unit", "to_unit")
 INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__")
 
 UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -49,19 +50,21 @@ Placed = Iterator[tuple[str, Fields]]
 class Reading:
     """The questions of one file.
 
-    `rows` have the keys id, question, answer (float), category (text or None), quantity, from_unit
-    and to_unit (None: a task fills them from the question). `duplicates` rows said the same as an
-    earlier one and are left out; ids keep the numbers of the file, so none shifts.
+    `rows` have the keys id, question, answer (float) and category (text or None). `duplicates` rows
+    said the same as an earlier one and are left out; ids keep the numbers of the file, so none
+    shifts.
     """
 
     rows: list[dict[str, Any]]
     duplicates: int
 
 
-def read(path: str | Path, split: str) -> Reading:
+def read(path: str | Path, split: str, made_anew: Sequence[str] = ()) -> Reading:
     """Read the questions in `path`; the row with number 7 gets the id `<split>-0007`.
 
-    White space around a question or category is dropped, all else stays as written.
+    White space around a question or category is dropped, all else stays as written. The workflow's
+    own rows may be read again: their id, and what a task added under the names `made_anew`, are
+    passed over.
 
     Raises: QuestionError at the first fault, with file, row and what to write instead; so too if
         two rows with the same question, but for case and spacing, differ in answer or category.
@@ -76,7 +79,7 @@ def read(path: str | Path, split: str) -> Reading:
 
     kept: dict[str, tuple[str, dict[str, Any]]] = {}
     number = 0
-    for number, (place, fields) in enumerate(reader(path, data), start=1):
+    for number, (place, fields) in enumerate(reader(path, data, ("id", *made_anew)), start=1):
         row = {"id": f"{split}-{number:04d}", **_row(place, fields)}
         earlier, first = kept.setdefault(normalised(row["question"]), (place, row))
         for key in ("answer", "category"):
@@ -94,13 +97,14 @@ def read(path: str | Path, split: str) -> Reading:
 def splits(
     given: Mapping[str, str | None],
     generate: Callable[[], Mapping[str, list[dict[str, Any]]]],
-    about: Callable[[str, float], Mapping[str, Any]],
+    task: "Task",
 ) -> dict[str, Reading]:
     """Return the questions of each split: a person's file where one is given, else generated ones.
 
     Args: given, split -> path or None; generate makes split -> rows where one is None;
-        about, what a task can tell of a question by its text and answer. A category that the file
-        states goes before the task's.
+        task, which can tell something of a question by its text and answer. A category that the
+        file states goes before the task's.
+    Raises: QuestionError as `read` does, and for an answer that the task cannot have.
     """
     generated = generate() if None in given.values() else {}
     found = {}
@@ -108,10 +112,14 @@ def splits(
         if path is None:
             found[split] = Reading(generated[split], duplicates=0)
             continue
-        reading = read(path, split)
+        reading = read(path, split, task.COLUMNS)
         rows = []
         for row in reading.rows:
-            told = about(row["question"], row["answer"])
+            try:
+                told = task.about(row["question"], row["answer"])
+            except QuestionError as error:
+                number = int(row["id"].rpartition("-")[2])
+                raise QuestionError(f"{path} row {number}: {error}") from error
             rows.append({**row, **told, "category": row["category"] or told["category"]})
         found[split] = Reading(rows, reading.duplicates)
     return found
@@ -215,9 +223,6 @@ def _row(place: str, fields: Fields) -> dict[str, Any]:
         "question": question,
         "answer": _number(place, values.get("answer")),
         "category": _text(place, "category", values.get("category")),
-        "quantity": None,
-        "from_unit": None,
-        "to_unit": None,
     }
 
 
@@ -252,11 +257,11 @@ def _number(place: str, value: Any) -> float:
     return number
 
 
-def _check_names(place: str, names: Sequence[str]) -> None:
+def _check_names(place: str, names: Sequence[str], made_anew: Sequence[str]) -> None:
     """Refuse the names of a row's keys or a table's columns unless each is known and there once."""
     known = f"{', '.join(COLUMNS[:-1])} and, if wanted, {COLUMNS[-1]}"
     for name in names:
-        if name not in COLUMNS + IGNORED:
+        if name not in (*COLUMNS, *made_anew):
             hint = " (pandas leaves its index out with index=False)" if name in INDEX_NAMES else ""
             raise QuestionError(f"{place} has the unknown name {name[:60]!r}{hint}; write {known}")
         if names.count(name) > 1:
@@ -316,42 +321,43 @@ def _load(text: str, place: Callable[[int], str], example: str) -> Any:
         raise QuestionError(f"{place(1)} is nested too deeply; write {example}") from error
 
 
-def _fields(place: str, value: Any) -> Fields:
+def _fields(place: str, value: Any, made_anew: Sequence[str]) -> Fields:
     """Return the fields of a JSON row, written as a pair or as an object."""
     match value:
         case [question, answer] if isinstance(value, list):
             return (("question", question), ("answer", answer))
         case tuple():
-            _check_names(place, [name for name, _ in value])
+            _check_names(place, [name for name, _ in value], made_anew)
             return value
         case _:
             what = f"a list of {len(value)}" if isinstance(value, list) else _show(value)
             raise QuestionError(f"{place} is {what}; write {PAIR} or {OBJECT}")
 
 
-def _read_json(path: str | Path, data: bytes) -> Placed:
+def _read_json(path: str | Path, data: bytes, made_anew: Sequence[str]) -> Placed:
     example = f"[{PAIR}, ...]; objects, one a line, go into a .jsonl file"
     rows = _load(_decode(path, data), lambda line: f"{path} line {line}", example)
     if not isinstance(rows, list):
         raise QuestionError(f"{path} is {_show(rows)}, not a list; write {example}")
     for number, value in enumerate(rows, start=1):
         place = f"{path} row {number}"
-        yield place, _fields(place, value)
+        yield place, _fields(place, value, made_anew)
 
 
-def _read_jsonl(path: str | Path, data: bytes) -> Placed:
+def _read_jsonl(path: str | Path, data: bytes, made_anew: Sequence[str]) -> Placed:
     # Not splitlines: a text may hold U+2028 and others that it takes for ends of lines.
     lines = enumerate(_decode(path, data).split("\n"), start=1)
     filled = ((line, text) for line, text in lines if text.strip())
     for number, (line, text) in enumerate(filled, start=1):
         place = f"{path} row {number} (line {line})"
-        yield place, _fields(place, _load(text, lambda _, place=place: place, OBJECT))
+        row = _load(text, lambda _, place=place: place, OBJECT)
+        yield place, _fields(place, row, made_anew)
 
 
-def _read_csv(path: str | Path, data: bytes) -> Placed:
+def _read_csv(path: str | Path, data: bytes, made_anew: Sequence[str]) -> Placed:
     rows = _csv_rows(path, _decode(path, data))
     for place, names in rows:
-        _check_names(place, names)
+        _check_names(place, names, made_anew)
         break
     for place, cells in rows:
         if len(cells) != len(names):
@@ -392,13 +398,13 @@ def _cell(name: str, cell: str) -> str | float | None:
     return float(text) if is_number else cell if text else None
 
 
-def _read_parquet(path: str | Path, data: bytes) -> Placed:
+def _read_parquet(path: str | Path, data: bytes, made_anew: Sequence[str]) -> Placed:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        _check_names(str(path), file.schema_arrow.names)
+        _check_names(str(path), file.schema_arrow.names, made_anew)
         table = file.read(columns=[c for c in COLUMNS if c in file.schema_arrow.names])
         columns = [column.to_pylist() for column in table.columns]
     except (pa.ArrowException, ArithmeticError, MemoryError, OSError, ValueError) as error:
@@ -411,7 +417,7 @@ def _read_parquet(path: str | Path, data: bytes) -> Placed:
         yield f"{path} row {number}", tuple(zip(table.column_names, values, strict=True))
 
 
-READERS: dict[str, Callable[[str | Path, bytes], Placed]] = {
+READERS: dict[str, Callable[[str | Path, bytes, Sequence[str]], Placed]] = {
     ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,

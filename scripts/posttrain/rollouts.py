@@ -14,6 +14,7 @@ from posttrain import sampling, scoring
 from posttrain.checkpoints import Checkpoints
 from posttrain.logs import Progress, log
 from posttrain.prompts import fed
+from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,11 +53,12 @@ def sample_chunk(
     asked through its own of the two `tokenizers`.
     """
     tokenizer, own = tokenizers
-    asked = [ids for _, ids in fed(tokenizer, questions, "answer", recipe["prompts"])]
-    limits = (recipe["max_new_tokens"], recipe["batch_size"])
+    task, wording = task_of(recipe["task"]), recipe["prompts"]
+    asked = [ids for _, ids in fed(tokenizer, questions, "answer", wording, task)]
+    limits = (recipe["max_new_tokens"], recipe["batch_size"], task.AFTER)
     bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
     first = [
-        scoring.judge(answer, question["answer"], recipe)
+        scoring.judge(answer, question["answer"], recipe, task)
         for question, [answer] in zip(questions, bare, strict=True)
     ]
     is_right = [verdict["verdict"] == "correct" for verdict in first]
@@ -66,7 +68,7 @@ def sample_chunk(
     ]
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
     generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
-    asked = [ids for _, ids in fed(own, questions, "worked", recipe["prompts"])]
+    asked = [ids for _, ids in fed(own, questions, "worked", wording, task)]
     sampled = sampling.complete(
         sampler, own, asked, counts, *limits, recipe["temperature"], generator
     )
@@ -82,7 +84,7 @@ def sample_chunk(
             "completion": completion.text.strip(),
             "tokens": completion.tokens,
             "finish": completion.finish,
-            **scoring.judge_reasoned(completion, question["answer"], recipe),
+            **scoring.judge_reasoned(completion, question["answer"], recipe, task),
         }
         for question, verdict, completions in zip(questions, first, sampled, strict=True)
         for sample, completion in enumerate(completions)
@@ -105,7 +107,7 @@ def sample(
     Raises: ScoringError if the verifier fails its own test, before anything is sampled.
     """
     golds = [question["answer"] for question in questions]
-    scoring.self_test(golds, recipe["answer_digits"], recipe)
+    scoring.self_test(golds, recipe["answer_digits"], recipe, task_of(recipe["task"]))
     found = []
     every = list(enumerate(chunks(questions, recipe["questions_per_chunk"])))
     own = shard_of(every, shard, shards)

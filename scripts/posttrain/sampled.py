@@ -12,6 +12,7 @@ from posttrain.logs import Progress
 from posttrain.prompts import Style, fed
 from posttrain.rollouts import chunk_seed, chunks
 from posttrain.statistics import sampled
+from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,8 +33,8 @@ def completions(
     A chunk of questions has a random stream of its own, as in the rollouts, and nothing crosses it.
     Raises: ScoringError if the verifier fails its own test, before any question is asked.
     """
-    golds = [question["answer"] for question in questions]
-    scoring.self_test(golds, recipe["answer_digits"], recipe)
+    task, golds = task_of(recipe["task"]), [question["answer"] for question in questions]
+    scoring.self_test(golds, recipe["answer_digits"], recipe, task)
     lines = []
     with Progress(len(questions), "sampling", "questions") as progress:
         for chunk, members in enumerate(chunks(questions, recipe["questions_per_chunk"])):
@@ -41,10 +42,11 @@ def completions(
             found = sampling.complete(
                 model,
                 tokenizer,
-                [ids for _, ids in fed(tokenizer, members, style, recipe["prompts"])],
+                [ids for _, ids in fed(tokenizer, members, style, recipe["prompts"], task)],
                 [recipe["samples"]] * len(members),
                 recipe["max_new_tokens"],
                 recipe["batch_size"],
+                task.AFTER,
                 recipe["temperature"],
                 torch.Generator(next(model.parameters()).device).manual_seed(seed),
             )
@@ -57,7 +59,7 @@ def completions(
                     "completion": completion.text,
                     "tokens": completion.tokens,
                     "finish": completion.finish,
-                    **scoring.judge(completion, question["answer"], recipe),
+                    **scoring.judge(completion, question["answer"], recipe, task),
                 }
                 for question, samples in zip(members, found, strict=True)
                 for sample, completion in enumerate(samples)

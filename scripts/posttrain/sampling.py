@@ -2,7 +2,7 @@
 
 A finished row makes room for the next completion of the same call, and nothing crosses a call. Each
 completion has random numbers of its own, drawn from the generator when the call starts, so the same
-call gives the same completions. Rows stop at `</answer>`, at a stop token, or at the limit.
+call gives the same completions. Rows stop at a closing text, at a stop token, or at the limit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from posttrain.answers import CLOSE
 from posttrain.errors import ScoringError
 from posttrain.kv_cache import ColumnCache, use_fast_attention
 
@@ -42,16 +41,18 @@ def complete(
     samples: Sequence[int],
     max_new_tokens: int,
     batch_size: int,
+    closing: str,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[list[Completion]]:
     """Yield, prompt by prompt, `samples[i]` completions of `prompts[i]`.
 
     Args: prompts, token ids as `masking.prompt_ids` gives them; batch_size, rows generated at once
-        at most; temperature 0 is greedy, else `generator` is drawn from.
+        at most; closing, the text that ends a completion, such as `</answer>`, "" for none;
+        temperature 0 is greedy, else `generator` is drawn from.
     Raises: ScoringError if the model gives NaN; ModelError if it keeps no plain key-value cache.
     """
-    run = _Run(model, tokenizer, prompts, samples, max_new_tokens, batch_size)
+    run = _Run(model, tokenizer, prompts, samples, max_new_tokens, batch_size, closing)
     if temperature:
         run.draw(temperature, generator)
     steps = run.steps()
@@ -78,11 +79,13 @@ class _Run:
         samples: Sequence[int],
         max_new_tokens: int,
         batch_size: int,
+        closing: str,
     ) -> None:
         use_fast_attention(model)
         self.model, self.tokenizer, self.device = model, tokenizer, model.device
         self.prompts, self.samples, self.max_new_tokens = prompts, samples, max_new_tokens
-        self.stops, self.closers = _stop_tokens(model, tokenizer), _closing_tokens(tokenizer)
+        self.stops, self.closing = _stop_tokens(model, tokenizer), closing
+        self.closers = _closing_tokens(tokenizer, closing) if closing else set()
         self.enders = torch.tensor(sorted(self.stops | self.closers))
         self.temperature, self.draws = 0.0, None
 
@@ -179,8 +182,8 @@ class _Run:
             row, count, token = (int(part[line]) for part in (self.row, self.written, ids))
             if token in self.stops:
                 self.finish[row], count = "stop", count - 1
-            # The tag may be several tokens: look at the text, but only where a `>` has just come.
-            elif token in self.closers and CLOSE in self._text(row, count, last=2 * len(CLOSE)):
+            # It may be several tokens: look at the text, but only where its last letter just came.
+            elif token in self.closers and self._is_closed(row, count):
                 self.finish[row] = "answer"
             elif count == self.max_new_tokens:
                 self.finish[row] = "length"
@@ -209,6 +212,9 @@ class _Run:
             logits_to_keep=1,
         ).logits[:, -1]
 
+    def _is_closed(self, row: int, count: int) -> bool:
+        return self.closing in self._text(row, count, last=2 * len(self.closing))
+
     def _text(self, row: int, count: int, last: int = 0) -> str:
         ids = self.tokens[row, :count].tolist()[-last:]
         return self.tokenizer.decode(
@@ -219,7 +225,7 @@ class _Run:
         """Return a row that is done."""
         text = self._text(row, self.counts[row])
         if self.finish[row] == "answer":
-            text = text[: text.index(CLOSE) + len(CLOSE)]
+            text = text[: text.index(self.closing) + len(self.closing)]
         return Completion(text, self.counts[row], self.finish[row])
 
 
@@ -246,12 +252,12 @@ def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:
     return ids
 
 
-def _closing_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Return the ids of the tokens in whose spelling the last character of the tag stands.
+def _closing_tokens(tokenizer: "PreTrainedTokenizerBase", closing: str) -> set[int]:
+    """Return the ids of the tokens in whose spelling the last character of `closing` stands.
 
     Every vocabulary spells it as itself; one that falls back on bytes, as <0x3E> too.
     """
-    return {i for token, i in tokenizer.get_vocab().items() if CLOSE[-1] in token}
+    return {i for token, i in tokenizer.get_vocab().items() if closing[-1] in token}
 
 
 def _stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from posttrain import answers, traces
 from posttrain.errors import ScoringError
 from posttrain.statistics import wilson
-from posttrain.units import unit_of
 
 if TYPE_CHECKING:
     from posttrain.sampling import Completion
+    from posttrain.tasks import Task
 
 VERDICTS = ("correct", "wrong", "unparseable", "truncated", "error")
 TRACES = ("right", "wrong", "unreadable", "unrelated", "none")
-ROUNDING = 0.005  # as the equations themselves are held to
 COLUMNS = (
     "model",
     "adapter_sha256",
@@ -30,34 +29,36 @@ COLUMNS = (
 )
 
 
-def is_right(completion: str, gold: float, tolerances: Mapping[str, float]) -> bool:
-    """Tell whether the completion's answer is `gold` within the config's tolerances."""
-    parsed = answers.parse(completion)
-    return parsed is not None and answers.is_correct(
-        parsed, gold, tolerances["relative_tolerance"], tolerances["absolute_tolerance"]
-    )
+def is_right(completion: str, gold: float, tolerances: Mapping[str, float], task: "Task") -> bool:
+    """Tell whether the completion's answer is `gold`, within the tolerances of config and task."""
+    parsed = task.parse(completion)
+    return parsed is not None and task.is_correct(parsed, gold, tolerances)
 
 
-def self_test(golds: Sequence[float], digits: int, tolerances: Mapping[str, float]) -> None:
+def self_test(
+    golds: Sequence[float], digits: int, tolerances: Mapping[str, float], task: "Task"
+) -> None:
     """Try the verifier on known answers before it scores. Raises ScoringError if it errs."""
-    answers.self_test(lambda text, gold: is_right(text, gold, tolerances), golds, digits)
+    task.self_test(lambda text, gold: is_right(text, gold, tolerances, task), golds, digits)
 
 
-def judge(completion: "Completion", gold: float, tolerances: Mapping[str, float]) -> dict[str, Any]:
+def judge(
+    completion: "Completion", gold: float, tolerances: Mapping[str, float], task: "Task"
+) -> dict[str, Any]:
     """Return `parsed`, the answer as a number or None, and `verdict`, one of `VERDICTS`.
 
     `truncated` is a completion that reached its limit of tokens before an answer; `error` one that
     the verifier itself failed on, with what it raised under a key of that name.
     """
-    return _or_error(lambda: _judged(completion, gold, tolerances), {"parsed": None})
+    return _or_error(lambda: _judged(completion, gold, tolerances, task), {"parsed": None})
 
 
 def judge_reasoned(
-    completion: "Completion", gold: float, tolerances: Mapping[str, float]
+    completion: "Completion", gold: float, tolerances: Mapping[str, float], task: "Task"
 ) -> dict[str, Any]:
     """Return what `judge` and `judge_trace` do of a sampled completion; `error` if either fails."""
     return _or_error(
-        lambda: _judged(completion, gold, tolerances) | judge_trace(completion.text),
+        lambda: _judged(completion, gold, tolerances, task) | judge_trace(completion.text, task),
         {"parsed": None, "trace": "none", "path": []},
     )
 
@@ -72,38 +73,39 @@ def _or_error(judged: Callable[[], dict[str, Any]], nothing: Mapping[str, Any]) 
 
 
 def _judged(
-    completion: "Completion", gold: float, tolerances: Mapping[str, float]
+    completion: "Completion", gold: float, tolerances: Mapping[str, float], task: "Task"
 ) -> dict[str, Any]:
-    parsed = answers.parse(completion.text)
+    parsed = task.parse(completion.text)
     if parsed is None:
         verdict = "truncated" if completion.finish == "length" else "unparseable"
     else:
-        verdict = "correct" if is_right(completion.text, gold, tolerances) else "wrong"
+        verdict = "correct" if task.is_correct(parsed, gold, tolerances) else "wrong"
     return {"parsed": parsed, "verdict": verdict}
 
 
-def judge_trace(completion: str) -> dict[str, Any]:
+def judge_trace(completion: str, task: "Task") -> dict[str, Any]:
     """Return `trace`, what the reasoning is worth, and `path`, its equations in normal form.
 
     `trace` is wrong or unreadable where an equation is; none where there is no equation; unrelated
     where the last one does not come to the answer; else right.
     """
-    found = traces.equations(completion, unit_of)
+    found = traces.equations(completion, task.unit_of, task.ROUNDING)
     verdicts = {equation.verdict for equation in found}
     trace = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
-    answer = answers.parse(completion)
-    if trace == "right" and answer is not None and not _leads_to(found[-1].sides[1], answer):
-        trace = "unrelated"
+    answer = task.parse(completion)
+    if trace == "right" and answer is not None:
+        is_led_to = _leads_to(found[-1].sides[1], answer, task.ROUNDING)
+        trace = "right" if is_led_to else "unrelated"
     return {"trace": trace, "path": [equation.canonical for equation in found]}
 
 
-def _leads_to(side: str, answer: float) -> bool:
+def _leads_to(side: str, answer: float, rounding: float) -> bool:
     """Tell whether an equation's right side, in normal form, comes to the answer."""
     try:
         value = float(side.replace("- ", "-", 1).split(" ", 1)[0])
     except ValueError:  # an expression: nothing was worked out
         return False
-    return answers.is_correct(answer, value, ROUNDING, ROUNDING)
+    return answers.is_correct(answer, value, rounding, rounding)
 
 
 def summarised(model: str, adapter: str, verdicts: Sequence[str]) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import ScoringError
 from posttrain.scoring import TRACES, VERDICTS
+from posttrain.tasks import parted
+
+if TYPE_CHECKING:
+    from posttrain.tasks import Task
 
 Rollout = Mapping[str, Any]
 
@@ -15,7 +19,9 @@ def is_sound(rollout: Rollout) -> bool:
     return rollout["verdict"] == "correct" and rollout["trace"] == "right"
 
 
-def select(rollouts: Sequence[Rollout], keep_per_question: int) -> list[dict[str, Any]]:
+def select(
+    rollouts: Sequence[Rollout], keep_per_question: int, task: "Task"
+) -> list[dict[str, Any]]:
     """Return the training rows: sound rollouts, one for each way to reason, so many a question.
 
     Two completions reason alike if their equations are the same; the first sampled is kept. Yuan
@@ -29,7 +35,7 @@ def select(rollouts: Sequence[Rollout], keep_per_question: int) -> list[dict[str
         path = tuple(rollout["path"])
         if is_sound(rollout) and path not in known and len(known) < keep_per_question:
             known.add(path)
-            kept.append(_row(rollout))
+            kept.append(_row(rollout, task))
     if not kept:
         shown = {"none": "no equations"}
         seen = Counter(
@@ -45,14 +51,14 @@ def select(rollouts: Sequence[Rollout], keep_per_question: int) -> list[dict[str
     return kept
 
 
-def _row(rollout: Rollout) -> dict[str, Any]:
-    reasoning, _, answer = rollout["completion"].partition("<answer>")
+def _row(rollout: Rollout, task: "Task") -> dict[str, Any]:
+    reasoning, answer = parted(task, rollout["completion"])
     return {
         "id": f"{rollout['question_id']}-{rollout['sample']:02d}",
         "question_id": rollout["question_id"],
         "question": rollout["question"],
-        "answer": answer.removesuffix("</answer>"),
-        "reasoning": reasoning.strip(),
+        "answer": answer,
+        "reasoning": reasoning,
     }
 
 

@@ -1,7 +1,7 @@
 """Rollouts as people hand them round, `[[question, answer, reasoning], ...]`, read and written.
 
-The answer is the true one; the reasoning ends in the model's own: `6 * 1000 = 6000.
-<answer>6000</answer>`.
+The answer is the true one; the reasoning ends in the model's own, in the task's form: `6 * 1000 =
+6000. <answer>6000</answer>`.
 """
 
 import json
@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain import artifacts, prompts, scoring
-from posttrain.answers import CLOSE
 from posttrain.errors import RolloutError
 from posttrain.questions import UNFIT, normalised
 from posttrain.selection import is_sound
+from posttrain.tasks import Task
 
-EXAMPLE = '["How many gram are there per 6 kg?", 6000, "6 * 1000 = 6000. <answer>6000</answer>"]'
 ROW = "[question, answer, reasoning]: a text, a number, a text"
 SAME = 1e-6  # share by which a row's answer may differ from its question's: a rounding, no more
 UNKNOWN, OTHER = "not a training question", "another answer than the training question has"
@@ -53,11 +52,12 @@ class Judged(NamedTuple):
     cut: int
 
 
-def read(path: str | Path) -> list[Triple]:
-    """Read the triples in `path`.
+def read(path: str | Path, task: Task) -> list[Triple]:
+    """Read the triples in `path`; `task` has an example of what to write.
 
     Raises: RolloutError, one line, with the file, the first bad row, and what to write.
     """
+    example = json.dumps(task.EXAMPLE)
     try:
         # Whole numbers as floats: Python refuses an int of more than 4300 digits.
         rows = json.loads(artifacts.read_bytes(path).decode("utf-8-sig"), parse_int=float)
@@ -70,16 +70,16 @@ def read(path: str | Path) -> list[Triple]:
     except json.JSONDecodeError as error:
         raise RolloutError(
             f"{path} line {error.lineno}, column {error.colno} is not JSON ({error.msg}); "
-            f"write [{EXAMPLE}, ...]"
+            f"write [{example}, ...]"
         ) from error
     except RecursionError as error:
-        raise RolloutError(f"{path} is nested too deeply; write [{EXAMPLE}, ...]") from error
+        raise RolloutError(f"{path} is nested too deeply; write [{example}, ...]") from error
     if not isinstance(rows, list) or not rows:
-        raise RolloutError(f"{path} is no list of rows; write [{EXAMPLE}, ...]")
+        raise RolloutError(f"{path} is no list of rows; write [{example}, ...]")
     for number, row in enumerate(rows, start=1):
         if not _is_triple(row):
             raise RolloutError(
-                f"{path} row {number} is {json.dumps(row)[:120]}, not {ROW}; write {EXAMPLE}"
+                f"{path} row {number} is {json.dumps(row)[:120]}, not {ROW}; write {example}"
             )
     return [Triple(*row) for row in rows]
 
@@ -96,12 +96,13 @@ def judged(
     triples: Sequence[Triple],
     questions: Sequence[Mapping[str, Any]],
     tolerances: Mapping[str, float],
+    task: Task,
 ) -> Judged:
     """Return the rollouts that `triples` are, judged as sampled ones, in their own order.
 
     A row whose question is not among the training `questions`, case and spacing aside, or has
     another answer there, becomes no rollout; others are written with their verdicts. What follows
-    the first `</answer>` is left out: a sampled completion ends there.
+    the first answer is left out where a sampled completion ends there, as at `</answer>`.
     Raises: RolloutError if no row becomes a rollout.
     """
     asked = {normalised(question["question"]): question for question in questions}
@@ -115,9 +116,11 @@ def judged(
         if not math.isclose(triple.answer, question["answer"], rel_tol=SAME):
             refused.append((number, OTHER))
             continue
-        reasoning, close, beyond = triple.reasoning.partition(CLOSE)
-        cut += bool(beyond.strip())
-        completion = Written((reasoning + close).strip())
+        text = triple.reasoning
+        if task.AFTER:
+            reasoning, close, beyond = text.partition(task.AFTER)
+            cut, text = cut + bool(beyond.strip()), reasoning + close
+        completion = Written(text.strip())
         rollout = {
             "question_id": question["id"],
             "question": question["question"],
@@ -130,7 +133,7 @@ def judged(
             "completion": completion.text,
             "tokens": None,
             "finish": None,
-            **scoring.judge_reasoned(completion, question["answer"], tolerances),
+            **scoring.judge_reasoned(completion, question["answer"], tolerances, task),
         }
         samples[question["id"]] += 1
         rollouts.append(rollout)
@@ -157,7 +160,7 @@ def counted(refused: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
 
 
 def of_kept(
-    kept: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]]
+    kept: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]], task: Task
 ) -> list[Triple]:
     """Return the kept rollouts, as `selection.select` gives them, as triples."""
     golds = {question["id"]: question["answer"] for question in questions}
@@ -165,7 +168,7 @@ def of_kept(
         Triple(
             row["question"],
             golds[row["question_id"]],
-            prompts.completion(row["answer"], row["reasoning"]),
+            prompts.completion(task, row["answer"], row["reasoning"]),
         )
         for row in kept
     ]
