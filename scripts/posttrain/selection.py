@@ -2,14 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from posttrain.errors import ScoringError
 from posttrain.scoring import TRACES, VERDICTS
-from posttrain.tasks import parted
-
-if TYPE_CHECKING:
-    from posttrain.tasks import Task
+from posttrain.tasks import Task, parted
 
 Rollout = Mapping[str, Any]
 
@@ -19,9 +16,7 @@ def is_sound(rollout: Rollout) -> bool:
     return rollout["verdict"] == "correct" and rollout["trace"] == "right"
 
 
-def select(
-    rollouts: Sequence[Rollout], keep_per_question: int, task: "Task"
-) -> list[dict[str, Any]]:
+def select(rollouts: Sequence[Rollout], keep_per_question: int, task: Task) -> list[dict[str, Any]]:
     """Return the training rows: sound rollouts, one for each way to reason, so many a question.
 
     Two completions reason alike if their equations are the same; the first sampled is kept. Yuan
@@ -51,7 +46,7 @@ def select(
     return kept
 
 
-def _row(rollout: Rollout, task: "Task") -> dict[str, Any]:
+def _row(rollout: Rollout, task: Task) -> dict[str, Any]:
     reasoning, answer = parted(task, rollout["completion"])
     return {
         "id": f"{rollout['question_id']}-{rollout['sample']:02d}",
