@@ -139,7 +139,7 @@ def _sums(plot: Sequence[str]) -> list[str]:
 
 
 def drawn(rng: random.Random) -> Problem:
-    """Draw a problem: any plot, numbers that keep every step whole, above 0 and not too large."""
+    """Draw a problem: any plot, numbers that keep every step whole and small."""
     plot = rng.choice(plots())
     while True:
         numbers = tuple(_numbers(part, rng) for part in plot)
@@ -148,12 +148,16 @@ def drawn(rng: random.Random) -> Problem:
 
 
 def _numbers(part: str, rng: random.Random) -> dict[str, int]:
-    letters = sorted({letter for step in PARTS[part] for letter in step if letter in RANGES})
-    return {letter: rng.choice(RANGES[letter]) for letter in letters}
+    return {letter: rng.choice(RANGES[letter]) for letter in _letters(part)}
+
+
+@cache
+def _letters(part: str) -> list[str]:
+    return sorted({letter for step in PARTS[part] for letter in step if letter in RANGES})
 
 
 def _worked(plot: Sequence[str], numbers: Sequence[Mapping[str, int]]) -> tuple[Step, ...] | None:
-    """Return the steps, or None where one is not whole, not above 0, too large or idle."""
+    """Return the steps, or None where one comes to no whole number from 2 to `LARGEST`."""
     known: dict[str, int] = {}
     steps = []
     for part, own in zip(plot, numbers, strict=True):
