@@ -6,7 +6,7 @@ if config["rollouts"]["file"]:
     rule import_rollouts:
         input:
             given=local(config["rollouts"]["file"]),
-            questions=rules.questions.output.train,
+            questions=RFT_QUESTIONS,
             code=code_of("scripts/import_rollouts.py"),
         output:
             rollouts=ensure("results/rollouts/round1.jsonl", non_empty=True),

@@ -1,19 +1,25 @@
-"""Rule select_rft_data: all rollouts in; the ones worth training on, and their count, out."""
+"""Rule select_rft_data: the rollouts so far in; those worth training on, and their count, out."""
 
 from posttrain import artifacts, jobs, lineage, logs
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import selection
+    from posttrain import selection, units
 
     recipe = snakemake.params.recipe
-    rollouts = artifacts.read_jsonl(snakemake.input.rollouts)
-    kept = selection.select(rollouts, recipe["keep_per_question"])
-    gained = selection.yields(rollouts, kept)
+    rounds = [artifacts.read_jsonl(path) for path in snakemake.input.rollouts]
+    facts = units.held_out_facts(recipe["held_out_seed"], recipe["held_out"])
+    facts -= units.facts_asked(row for rollouts in rounds for row in rollouts)
+    fates = selection.fates(rounds, recipe, lambda path: units.states(path, facts))
+    rows = selection.rows_kept(rounds, fates)
+    rows += selection.gold_rows(rounds, rows, recipe)
+    gained = selection.yields(rounds[-1], fates[-1], rows)
+    left_out = selection.left_out(rounds[-1], fates[-1])
     logs.log.info(
         "kept %(kept)d of %(samples)d samples, %(solved)d of %(questions)d solved; the verifier "
         "failed on %(error)d",
         gained,
     )
-    artifacts.write_jsonl(snakemake.output.rows, kept)
+    artifacts.write_jsonl(snakemake.output.rows, rows)
     artifacts.write_csv(snakemake.output.yields, [gained], tuple(gained))
+    artifacts.write_csv(snakemake.output.left_out, left_out, selection.LEFT_OUT_COLUMNS)
     artifacts.write_json(snakemake.output.receipt, lineage.receipt_of_rule(snakemake, recipe))

@@ -36,7 +36,7 @@ EVALUATION = [
     "truncated",
 ]
 GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
-TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
+TRAIN_RFT = {"rft_train": 1, "select_round": 1, "evaluate": 1, **GATHER}
 WHOLE = {
     "base_model": 1,
     "questions": 1,
@@ -154,7 +154,7 @@ def test_a_row_names_the_bytes_of_the_adapter_it_scored(chain: Chain):
 def test_receipts_state_the_bytes_that_went_in_and_came_out(chain: Chain):
     receipts = sorted(chain.folder.glob("results/**/*receipt.json"))
     stages = {json.loads(path.read_text("utf-8"))["stage"] for path in receipts}
-    assert stages == set(WHOLE) - {"base_model", "choose_round", "gate", "all"}
+    assert stages == set(WHOLE) - {"base_model", "select_round", "gate", "all"}
     for path in receipts:
         receipt = json.loads(path.read_text("utf-8"))
         for group in ("inputs", "code", "outputs"):

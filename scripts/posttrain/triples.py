@@ -15,7 +15,7 @@ from posttrain import artifacts, prompts, scoring
 from posttrain.answers import CLOSE
 from posttrain.errors import RolloutError
 from posttrain.questions import UNFIT, normalised
-from posttrain.selection import is_sound
+from posttrain.scoring import is_sound
 
 EXAMPLE = '["How many gram are there per 6 kg?", 6000, "6 * 1000 = 6000. <answer>6000</answer>"]'
 ROW = "[question, answer, reasoning]: a text, a number, a text"
@@ -159,7 +159,7 @@ def counted(refused: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
 def of_kept(
     kept: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]]
 ) -> list[Triple]:
-    """Return the kept rollouts, as `selection.select` gives them, as triples."""
+    """Return the kept rollouts, as `selection.rows_kept` gives them, as triples; no gold rows."""
     golds = {question["id"]: question["answer"] for question in questions}
     return [
         Triple(
@@ -168,4 +168,5 @@ def of_kept(
             prompts.completion(row["answer"], row["reasoning"]),
         )
         for row in kept
+        if row["reasoning"] is not None
     ]
