@@ -68,8 +68,9 @@ BASE_MODEL = "resources/base_model/manifest.json"
 # The model that rollouts are sampled from: the base model, if the config names no other.
 SAMPLER = "resources/sampler_model/manifest.json" if config["rollouts"]["model"] else BASE_MODEL
 ROUNDS = range(1, config["rft"]["rounds"] + 1)
-# What is sampled to be trained on: with several rounds, all but the questions that choose one.
+# With several rounds, rft learns from all training questions but those that choose one of them.
 RFT_QUESTIONS = f"results/questions/{'rft_train' if len(ROUNDS) > 1 else 'train'}.jsonl"
+SET_ASIDE = "results/questions/rft_held_out.jsonl"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "receipt.json")
 SPLITS = ("train", "valid")
 # model -> the style it is asked in, and the folder of its adapter if it has one

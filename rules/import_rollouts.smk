@@ -6,7 +6,8 @@ if config["rollouts"]["file"]:
     rule import_rollouts:
         input:
             given=local(config["rollouts"]["file"]),
-            questions=RFT_QUESTIONS,
+            questions=rules.questions.output.train,
+            set_aside=[SET_ASIDE] if len(ROUNDS) > 1 else [],
             code=code_of("scripts/import_rollouts.py"),
         output:
             rollouts=ensure("results/rollouts/round1.jsonl", non_empty=True),

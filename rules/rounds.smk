@@ -8,7 +8,7 @@ if len(ROUNDS) > 1:
             code=code_of("scripts/split_questions.py"),
         output:
             train=RFT_QUESTIONS,
-            held_out="results/questions/rft_held_out.jsonl",
+            held_out=SET_ASIDE,
             receipt="results/questions/rft_receipt.json",
         log:
             "logs/split_questions.log",
@@ -23,7 +23,7 @@ if len(ROUNDS) > 1:
     use rule evaluate as evaluate_held_out with:
         input:
             base=BASE_MODEL,
-            questions=rules.split_questions.output.held_out,
+            questions=SET_ASIDE,
             adapter=lambda wildcards: adapter_of_round(int(wildcards.round)),
             code=code_of("scripts/evaluate_model.py"),
         output:

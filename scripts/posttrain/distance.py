@@ -17,7 +17,7 @@ def edits(one: Sequence[str], other: Sequence[str]) -> int:
 
 def apart(one: Path, other: Path) -> float:
     """Return the share of numbers, signs and units in which two paths differ, 0.0 to 1.0."""
-    words, others = "; ".join(one).split(), "; ".join(other).split()
+    words, others = " ; ".join(one).split(), " ; ".join(other).split()
     return edits(words, others) / (max(len(words), len(others)) or 1)
 
 

@@ -63,7 +63,8 @@ def sample_chunk(
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
     generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
     asked = [ids for _, ids in fed(own, questions, recipe["style"], recipe["prompts"])]
-    found: list[list[dict[str, Any]]] = [[] for _ in questions]
+    found: list[list[sampling.Completion]] = [[] for _ in questions]
+    verdicts: list[list[dict[str, Any]]] = [[] for _ in questions]
 
     def add(counts: Mapping[int, int]) -> None:
         """Sample so many more of each of these questions, given by their places."""
@@ -78,16 +79,15 @@ def sample_chunk(
             generator,
         )
         for place, completions in zip(counts, sampled, strict=True):
-            start, gold = len(found[place]), questions[place]["answer"]
-            for sample, completion in enumerate(completions, start):
-                verdict = scoring.judge_reasoned(completion, gold, recipe)
-                found[place].append(_written(completion, sample) | verdict)
+            gold = questions[place]["answer"]
+            found[place] += completions
+            verdicts[place] += [scoring.judge_reasoned(one, gold, recipe) for one in completions]
 
     few, many = recipe["samples_when_sft_is_right"], recipe["samples_per_question"]
     counts = [few if verdict["verdict"] == "correct" else many for verdict in first]
     add(dict(enumerate(counts)))
     most = [count + recipe["extra_samples"] for count in counts]
-    while further := further_samples(found, most, many, recipe["extra_below"]):
+    while further := further_samples(verdicts, most, many, recipe["extra_below"]):
         add(further)
     # Rounds are told apart from the second on.
     number = {"round": recipe["round"]} if recipe["round"] > 1 else {}
@@ -100,39 +100,34 @@ def sample_chunk(
             **number,
             "chunk": chunk,
             "seed": seed,
-            **sample,
+            "sample": sample,
+            "completion": completion.text.strip(),
+            "tokens": completion.tokens,
+            "finish": completion.finish,
+            **judged,
         }
-        for question, verdict, samples in zip(questions, first, found, strict=True)
-        for sample in samples
+        for question, verdict, *samples in zip(questions, first, found, verdicts, strict=True)
+        for sample, (completion, judged) in enumerate(zip(*samples, strict=True))
     ]
 
 
 def further_samples(
-    found: Sequence[Sequence[Mapping[str, Any]]],
+    verdicts: Sequence[Sequence[Mapping[str, Any]]],
     most: Sequence[int],
     at_once: int,
     enough: int,
 ) -> dict[int, int]:
     """Return the places of the questions to be sampled further, and how often each.
 
-    Args: found and most, the samples of each question and how many it may have in all; at_once,
-        how many it gets at most; enough, the sound samples that need no further.
+    Args: verdicts and most, of each question those of its samples, and how many it may have in
+        all; at_once, how many it gets at most; enough, the sound samples that need no further.
     Source: Tong et al. 2024 (arXiv 2407.13690) give hard questions more trials, by how often the
         sampler itself solves them.
     """
     return {
-        place: min(at_once, limit - len(samples))
-        for place, (samples, limit) in enumerate(zip(found, most, strict=True))
-        if len(samples) < limit and sum(map(scoring.is_sound, samples)) < enough
-    }
-
-
-def _written(completion: sampling.Completion, sample: int) -> dict[str, Any]:
-    return {
-        "sample": sample,
-        "completion": completion.text.strip(),
-        "tokens": completion.tokens,
-        "finish": completion.finish,
+        place: min(at_once, limit - len(judged))
+        for place, (judged, limit) in enumerate(zip(verdicts, most, strict=True))
+        if len(judged) < limit and sum(map(scoring.is_sound, judged)) < enough
     }
 
 

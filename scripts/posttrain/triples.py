@@ -7,7 +7,7 @@ The answer is the true one; the reasoning ends in the model's own: `6 * 1000 = 6
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,10 @@ EXAMPLE = '["How many gram are there per 6 kg?", 6000, "6 * 1000 = 6000. <answer
 ROW = "[question, answer, reasoning]: a text, a number, a text"
 SAME = 1e-6  # share by which a row's answer may differ from its question's: a rounding, no more
 UNKNOWN, OTHER = "not a training question", "another answer than the training question has"
+SET_ASIDE = "a question set aside to choose a round by"
 REASONS = (
     UNKNOWN,
+    SET_ASIDE,
     OTHER,
     *(verdict for verdict in scoring.VERDICTS if verdict != "correct"),
     *(f"correct with {trace} trace" for trace in scoring.TRACES if trace != "right"),
@@ -96,12 +98,13 @@ def judged(
     triples: Sequence[Triple],
     questions: Sequence[Mapping[str, Any]],
     tolerances: Mapping[str, float],
+    set_aside: Collection[str] = (),
 ) -> Judged:
     """Return the rollouts that `triples` are, judged as sampled ones, in their own order.
 
-    A row whose question is not among the training `questions`, case and spacing aside, or has
-    another answer there, becomes no rollout; others are written with their verdicts. What follows
-    the first `</answer>` is left out: a sampled completion ends there.
+    A row whose question is not among the training `questions`, case and spacing aside, has another
+    answer there, or is one of `set_aside`, by its id, becomes no rollout; others are written with
+    their verdicts. What follows the first `</answer>` is left out: a sampled completion ends there.
     Raises: RolloutError if no row becomes a rollout.
     """
     asked = {normalised(question["question"]): question for question in questions}
@@ -111,6 +114,9 @@ def judged(
         question = asked.get(normalised(triple.question))
         if question is None:
             refused.append((number, UNKNOWN))
+            continue
+        if question["id"] in set_aside:
+            refused.append((number, SET_ASIDE))
             continue
         if not math.isclose(triple.answer, question["answer"], rel_tol=SAME):
             refused.append((number, OTHER))

@@ -24,6 +24,9 @@ QUANTITIES = range(1, 11)
 FACTORS = (0.1, 9000.0)
 # Factors are written, multiplied and compared at this precision, in questions and in traces.
 DIGITS = 4
+# Of two numbers so written, their product and quotient are off by at most this share; two factors
+# that are different are further apart.
+ROUNDING = 1e-3
 YEAR = "365.242199 day"
 
 
@@ -218,14 +221,20 @@ def states(path: Sequence[str], facts: Collection[tuple[str, str]]) -> bool:
     """Tell whether equations, in the normal form of `traces`, state one of `facts`.
 
     As a product, as a quotient (28 / 4 = 7 states 4 * 7), or as a conversion (4 quart = 8 pint).
+    Numbers are those of a fact within `ROUNDING`.
     """
+    numbers = [tuple(map(float, fact)) for fact in facts]
     return any(
-        product_key(one, other) in facts
+        (_is_near(one, a) and _is_near(other, b)) or (_is_near(one, b) and _is_near(other, a))
         for equation in path
         for x, y in _products(equation)
         for one, other in ((x, y), (1 / x, x * y), (1 / y, x * y))
-        if math.isfinite(one) and math.isfinite(other)
+        for a, b in numbers
     )
+
+
+def _is_near(value: float, wanted: float) -> bool:
+    return abs(value - wanted) <= ROUNDING * wanted
 
 
 def _products(equation: str) -> Iterator[tuple[float, float]]:
