@@ -6,7 +6,9 @@ ROUNDS_MADE = expand(
     [
         rules.gather_rollouts.output.receipt,
         *rules.select_rft_data.output,
-        *(f"results/rft/round{{round}}/{name}" for name in (*ADAPTER_FILES, "history.csv")),
+        rules.tokenize_rft.output.receipt,
+        rules.rft_train.output.receipt,  # without its weights: the chosen one's go along
+        rules.rft_train.output.history,
         *(rules.evaluate_held_out.output if len(ROUNDS) > 1 else ()),
         *rules.ledger.output,
     ],
