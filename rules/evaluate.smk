@@ -30,6 +30,7 @@ rule evaluate:
             absolute_tolerance="evaluate.absolute_tolerance",
             answer_digits="sft.answer_digits",
         ),
+        model="{model}",
         style=lambda wildcards: MODELS[wildcards.model]["style"],
         libraries=libraries_of("scripts/evaluate_model.py"),
     script:

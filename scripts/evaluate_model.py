@@ -1,4 +1,4 @@
-"""Rule evaluate: questions, the base model and perhaps an adapter in; one row of figures out."""
+"""Rules evaluate and evaluate_held_out: questions and a model in; one row of figures out."""
 
 from posttrain import artifacts, jobs, lineage
 
@@ -18,7 +18,7 @@ with jobs.running(snakemake.log[0]):
     )
     adapters.refuse_changed(loaded)
     verdicts = [line["verdict"] for line in lines]
-    row = scoring.summarised(snakemake.wildcards.model, loaded.label, verdicts)
+    row = scoring.summarised(snakemake.params.model, loaded.label, verdicts)
     artifacts.write_jsonl(snakemake.output.predictions, lines)
     artifacts.write_csv(snakemake.output.row, [row], scoring.COLUMNS)
     receipt = lineage.receipt_of_rule(

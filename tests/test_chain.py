@@ -36,7 +36,7 @@ EVALUATION = [
     "truncated",
 ]
 GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
-TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
+TRAIN_RFT = {"rft_train": 1, "select_round": 1, "evaluate": 1, **GATHER}
 WHOLE = {
     "base_model": 1,
     "questions": 1,
@@ -99,7 +99,9 @@ def test_every_file_of_the_contract_is_there(chain: Chain):
         ),
         *(f"results/{folder}/{n}" for folder in ("sft", "rft", "rft/round1") for n in adapter),
         "results/rollouts/round1.jsonl",
+        "results/rft/rounds.csv",
         *(f"results/rft_data/round1{end}" for end in (".jsonl", "_yield.csv", "_ledger.csv")),
+        "results/rft_data/round1_left_out.csv",
         *(f"results/rft_data/round1_{name}.csv" for name in ("never_solved", "marginal")),
         *(f"results/{m}_{n}" for m in MODELS for n in ("eval.csv", "predictions.jsonl")),
         "results/summary.csv",
@@ -154,7 +156,7 @@ def test_a_row_names_the_bytes_of_the_adapter_it_scored(chain: Chain):
 def test_receipts_state_the_bytes_that_went_in_and_came_out(chain: Chain):
     receipts = sorted(chain.folder.glob("results/**/*receipt.json"))
     stages = {json.loads(path.read_text("utf-8"))["stage"] for path in receipts}
-    assert stages == set(WHOLE) - {"base_model", "choose_round", "gate", "all"}
+    assert stages == set(WHOLE) - {"base_model", "gate", "all"}
     for path in receipts:
         receipt = json.loads(path.read_text("utf-8"))
         for group in ("inputs", "code", "outputs"):
@@ -303,6 +305,92 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
         str(kept["correct"] + kept["wrong"]),
     )
     assert not (again / "results/passed.csv").exists()
+
+
+# Rounds
+
+A_ROUND = {
+    "generate_rft_data": 1,
+    "gather_rollouts": 1,
+    "select_rft_data": 1,
+    "ledger": 1,
+    "tokenize_rft": 1,
+    "rft_train": 1,
+    "evaluate_held_out": 1,
+}
+CHOICE = {"select_round": 1, "evaluate": 1, **GATHER}
+
+
+def test_a_second_round_samples_from_the_first_ones_adapter(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    two = ("--configfile", TINY, again.overlay({"rft": {"rounds": 2}}, "two.yaml"))
+    said = again.snakemake(*ONE_CORE, *two)
+    assert said.status == 0, said.text
+    assert said.jobs == {"split_questions": 1, **{rule: 2 for rule in A_ROUND}, **CHOICE}
+
+    train, held_out = (
+        {row["id"] for row in again.rows(f"results/questions/rft_{part}.jsonl")}
+        for part in ("train", "held_out")
+    )
+    assert (len(train), len(held_out), len(train & held_out)) == (108, 12, 0)
+    rollouts = [again.rows(f"results/rollouts/round{number}.jsonl") for number in (1, 2)]
+    for sampled in rollouts:
+        assert {row["question_id"] for row in sampled} == train
+    assert {row["seed"] for row in rollouts[0]}.isdisjoint(row["seed"] for row in rollouts[1])
+    first = sha256(again / "results/rft/round1/adapter_model.safetensors")
+    shard = json.loads(
+        (again / "results/rollouts/round2/shard_1_of_1_receipt.json").read_text("utf-8")
+    )
+    assert shard["inputs"]["results/rft/round1/adapter_model.safetensors"] == first
+    assert shard["settings"]["style"] == "reasoning"
+
+    kept = [again.rows(f"results/rft_data/round{number}.jsonl") for number in (1, 2)]
+    assert kept[1][: len(kept[0])] == kept[0]
+    new = [row["id"] for row in kept[1][len(kept[0]) :]]
+    assert new
+    assert all("-r2-" in name for name in new)
+    assert max(Counter(row["question_id"] for row in kept[1]).values()) <= 4
+
+    columns, rows = table(again / "results/rft/rounds.csv")
+    assert columns[:3] == ["round", "questions", "correct"]
+    for row in rows:
+        folder = f"results/rft/round{row['round']}"
+        [figures] = table(again / f"{folder}/held_out_eval.csv")[1]
+        assert list(figures) == EVALUATION
+        assert figures["adapter_sha256"] == sha256(again / f"{folder}/adapter_model.safetensors")
+        assert (figures["questions"], figures["correct"]) == (row["questions"], row["correct"])
+        asked = again.rows(f"{folder}/held_out_predictions.jsonl")
+        assert {line["id"] for line in asked} == held_out
+    assert [int(row["kept"]) for row in rows] == [len(part) for part in kept]
+    [chosen] = [row for row in rows if row["chosen"] == "yes"]
+    assert int(chosen["correct"]) == max(int(row["correct"]) for row in rows)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "receipt.json"):
+        of_round = again / f"results/rft/round{chosen['round']}/{name}"
+        assert sha256(again / f"results/rft/{name}") == sha256(of_round)
+    of_round = again / f"results/tokenized/rft_round{chosen['round']}.jsonl"
+    assert sha256(again / "results/tokenized/rft.jsonl") == sha256(of_round)
+
+    shown = subprocess.run(
+        [sys.executable, "scripts/show_lineage.py", "results/rft_data/round2.jsonl", new[-1]],
+        cwd=again.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for path in ("questions/rft_train", "rollouts/round2", "tokenized/rft_round2"):
+        assert f"results/{path}.jsonl  (line " in shown
+    assert "results/rft/round2/adapter_model.safetensors" in shown
+
+    assert again.plan(*ONE_CORE, *two).jobs == {}
+    assert again.plan("results/rft/README.md", *two).jobs == {"model_card": 1}
+    three = again.overlay({"rft": {"rounds": 3}}, "three.yaml")
+    assert again.plan("--configfile", TINY, three).jobs == A_ROUND | CHOICE
+    fewer = again.overlay({"rollouts": {"keep_per_question": 3}}, "fewer.yaml")
+    wanted = {rule: 2 for rule in A_ROUND} | CHOICE
+    wanted |= {"generate_rft_data": 1, "gather_rollouts": 1}  # the first round's stay
+    assert again.plan(*two, fewer).jobs == wanted
+    one = {rule: 1 for rule in A_ROUND if rule != "evaluate_held_out"} | CHOICE
+    assert again.plan("--configfile", TINY).jobs == one
 
 
 # Runs beside the first

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from test_selection import kept_of
 
-from posttrain import ancestry, artifacts, lineage, selection, task_units
+from posttrain import ancestry, artifacts, lineage
 from posttrain.errors import PosttrainError, ScoringError
 
 HOME = Path(__file__).parents[1]
@@ -128,7 +129,7 @@ def run(tmp_path, monkeypatch) -> Path:
         stage("generate_rft_data", receipt, [manifest, splits[0], *sft], [path])
     raw = write("results/rollouts/round1.jsonl", sampled)
     stage("gather_rollouts", "results/rollouts/round1_receipt.json", shards, [raw])
-    write(KEPT, selection.select(sampled, 2, task_units))
+    write(KEPT, kept_of(sampled, keep_per_question=2))
     stage("select_rft_data", "results/rft_data/round1_receipt.json", [raw], [KEPT])
     *labelled, dropped = [{"id": row["id"]} for row in artifacts.read_jsonl(KEPT)]
     assert dropped == {"id": "train-0003-03"}

@@ -164,6 +164,9 @@ LINES = {
     "into heads of even width; write embedded: {heads: 2}",
     "rollouts: {keep_per_question: 20}": "rollouts.keep_per_question is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {keep_per_question: 16}",
+    "rollouts: {keep_tolerance: 0.1}": "rollouts.keep_tolerance is 0.1, above "
+    "evaluate.relative_tolerance (0.05), which all kept ones pass; write "
+    "rollouts: {keep_tolerance: 0.05}",
     "rollouts: {samples_when_sft_is_right: 20}": "rollouts.samples_when_sft_is_right is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {samples_when_sft_is_right: 16}",
     "evaluate: {adapters: {sft: x}}": "evaluate.adapters.sft has a name of the workflow's own "

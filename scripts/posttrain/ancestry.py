@@ -16,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from posttrain import artifacts, lineage
+from posttrain import artifacts, lineage, selection
 from posttrain.errors import PosttrainError
 
 WRITTEN = ("results/", "resources/")  # here stages write, and what lies here has a receipt
@@ -288,9 +288,7 @@ def _standing(
 
 
 def _id(row: Row) -> str | None:
-    if "sample" in row:  # a rollout, by the id that selection gives it
-        return f"{row['question_id']}-{row['sample']:02d}"
-    return row.get("id")
+    return selection.rollout_id(row) if "sample" in row else row.get("id")
 
 
 def _is_training(stage: Stage) -> bool:

@@ -49,8 +49,9 @@ def sample_chunk(
     """Return every sampled completion of a chunk with its verdicts, question by question.
 
     A question that `sft` answers rightly gets few samples, another many: they pay where it is
-    hard. `sampler` is asked for its reasoning, after the worked examples of the config. Each is
-    asked through its own of the two `tokenizers`.
+    hard. Then those with fewer than `extra_below` sound samples get as many again, and again, up
+    to `extra_samples` more each. `sampler` is asked for its reasoning in the style of the recipe.
+    Each is asked through its own of the two `tokenizers`.
     """
     tokenizer, own = tokenizers
     task, wording = task_of(recipe["task"]), recipe["prompts"]
@@ -61,34 +62,77 @@ def sample_chunk(
         scoring.judge(answer, question["answer"], recipe, task)
         for question, [answer] in zip(questions, bare, strict=True)
     ]
-    is_right = [verdict["verdict"] == "correct" for verdict in first]
-    counts = [
-        recipe["samples_when_sft_is_right"] if right else recipe["samples_per_question"]
-        for right in is_right
-    ]
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
     generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
-    asked = [ids for _, ids in fed(own, questions, "worked", wording, task)]
-    sampled = sampling.complete(
-        sampler, own, asked, counts, *limits, recipe["temperature"], generator
-    )
+    asked = [ids for _, ids in fed(own, questions, recipe["style"], wording, task)]
+    found: list[list[sampling.Completion]] = [[] for _ in questions]
+    verdicts: list[list[dict[str, Any]]] = [[] for _ in questions]
+
+    def add(counts: Mapping[int, int]) -> None:
+        """Sample so many more of each of these questions, given by their places."""
+        prompts = [asked[place] for place in counts]
+        sampled = sampling.complete(
+            sampler,
+            own,
+            prompts,
+            list(counts.values()),
+            *limits,
+            recipe["temperature"],
+            generator,
+        )
+        for place, completions in zip(counts, sampled, strict=True):
+            gold = questions[place]["answer"]
+            found[place] += completions
+            verdicts[place] += [
+                scoring.judge_reasoned(one, gold, recipe, task) for one in completions
+            ]
+
+    few, many = recipe["samples_when_sft_is_right"], recipe["samples_per_question"]
+    counts = [few if verdict["verdict"] == "correct" else many for verdict in first]
+    add(dict(enumerate(counts)))
+    most = [count + recipe["extra_samples"] for count in counts]
+    while further := further_samples(verdicts, most, many, recipe["extra_below"]):
+        add(further)
+    # Rounds are told apart from the second on.
+    number = {"round": recipe["round"]} if recipe["round"] > 1 else {}
     return [
         {
             "question_id": question["id"],
             "question": question["question"],
             "gold": question["answer"],
             **{f"sft_{key}": value for key, value in verdict.items()},
+            **number,
             "chunk": chunk,
             "seed": seed,
             "sample": sample,
             "completion": completion.text.strip(),
             "tokens": completion.tokens,
             "finish": completion.finish,
-            **scoring.judge_reasoned(completion, question["answer"], recipe, task),
+            **judged,
         }
-        for question, verdict, completions in zip(questions, first, sampled, strict=True)
-        for sample, completion in enumerate(completions)
+        for question, verdict, *samples in zip(questions, first, found, verdicts, strict=True)
+        for sample, (completion, judged) in enumerate(zip(*samples, strict=True))
     ]
+
+
+def further_samples(
+    verdicts: Sequence[Sequence[Mapping[str, Any]]],
+    most: Sequence[int],
+    at_once: int,
+    enough: int,
+) -> dict[int, int]:
+    """Return the places of the questions to be sampled further, and how often each.
+
+    Args: verdicts and most, of each question those of its samples, and how many it may have in
+        all; at_once, how many it gets at most; enough, the sound samples that need no further.
+    Source: Tong et al. 2024 (arXiv 2407.13690) give hard questions more trials, by how often the
+        sampler itself solves them.
+    """
+    return {
+        place: min(at_once, limit - len(judged))
+        for place, (judged, limit) in enumerate(zip(verdicts, most, strict=True))
+        if len(judged) < limit and sum(map(scoring.is_sound, judged)) < enough
+    }
 
 
 def sample(

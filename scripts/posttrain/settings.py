@@ -366,6 +366,12 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
             about = (("rollouts", "samples_per_question"),)
             yield _fault(("rollouts", key), what, most, also=about)
 
+    kept, counted = config["rollouts"]["keep_tolerance"], config["evaluate"]["relative_tolerance"]
+    if kept is not None and kept > counted:
+        what = f"is {kept}, above evaluate.relative_tolerance ({counted}), which all kept ones pass"
+        about = (("evaluate", "relative_tolerance"),)
+        yield _fault(("rollouts", "keep_tolerance"), what, counted, also=about)
+
     adapters = config["evaluate"]["adapters"]
     named = [(("evaluate", "adapters"), *one) for one in adapters.items()]
     named += [(("convert",), *one) for one in config["convert"].items()]
