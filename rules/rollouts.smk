@@ -1,5 +1,8 @@
 SHARDS = range(1, config["rollouts"]["shards"] + 1)
 
+# Its models, and which of them the section `engine` may have served.
+ROLLOUT_MODELS = {"sft": "sft", "sampler": "sampler" if config["rollouts"]["model"] else "base"}
+
 
 rule generate_rft_data:
     input:
@@ -40,6 +43,8 @@ rule generate_rft_data:
             absolute_tolerance="evaluate.absolute_tolerance",
         ),
         round=1,
+        engine=engine_of(**ROLLOUT_MODELS),
+        connection=connection_of(**ROLLOUT_MODELS),
         libraries=libraries_of("scripts/generate_rft_data.py"),
     script:
         "../scripts/generate_rft_data.py"

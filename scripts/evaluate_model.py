@@ -1,21 +1,29 @@
 """Rule evaluate: questions, the base model and perhaps an adapter in; one row of figures out."""
 
+import os
+
 from posttrain import artifacts, jobs, lineage
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import adapters, devices, evaluation, models, scoring
+    from posttrain import adapters, devices, engines, evaluation, models, scoring
 
-    recipe = snakemake.params.recipe
+    recipe = snakemake.params.recipe | snakemake.params.engine
+    style = snakemake.params.style
     devices.use_threads(snakemake.threads)
     loaded = adapters.load_any(snakemake.input.base, snakemake.input.adapter)
     tokenizer = models.load_tokenizer(models.verified(snakemake.input.base))
-    lines = evaluation.predictions(
+    questions = artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]]
+    model = engines.opened(
+        "model",
         adapters.ready(loaded),
         tokenizer,
-        artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]],
-        snakemake.params.style,
+        style,
+        questions,
         recipe,
+        snakemake.params.connection,
+        os.environ.get("ENGINE_API_KEY"),
     )
+    lines = evaluation.predictions(model, tokenizer, questions, style, recipe)
     adapters.refuse_changed(loaded)
     verdicts = [line["verdict"] for line in lines]
     row = scoring.summarised(snakemake.wildcards.model, loaded.label, verdicts)
@@ -23,12 +31,10 @@ with jobs.running(snakemake.log[0]):
     artifacts.write_csv(snakemake.output.row, [row], scoring.COLUMNS)
     receipt = lineage.receipt_of_rule(
         snakemake,
-        recipe | {"style": snakemake.params.style},
-        devices.describe(snakemake.threads),
+        recipe | {"style": style},
+        devices.describe(snakemake.threads) | engines.stated(model=model),
     )
-    alike = evaluation.asked_as_trained(
-        tokenizer, loaded.receipt, snakemake.params.style, recipe["prompts"]
-    )
+    alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe["prompts"])
     artifacts.write_json(
         snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}
     )

@@ -3,19 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posttrain import sampling, scoring
+from posttrain import engines, scoring
 from posttrain.logs import Progress
 from posttrain.masking import IGNORE
 from posttrain.prompts import Style, fed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 MARK = "qxzqxz"  # no prompt holds it, and no tokenizer's normaliser alters it
 
 
 def predictions(
-    model: "PreTrainedModel",
+    model: engines.Model,
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[Mapping[str, Any]],
     style: Style,
@@ -29,7 +29,7 @@ def predictions(
     scoring.self_test(golds, recipe["answer_digits"], recipe)
     asked = fed(tokenizer, questions, style, recipe["prompts"])
     ids = [ids for _, ids in asked]
-    completions = sampling.complete(
+    completions = engines.complete(
         model, tokenizer, ids, [1] * len(ids), recipe["max_new_tokens"], recipe["batch_size"]
     )
     lines = []

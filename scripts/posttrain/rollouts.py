@@ -8,15 +8,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from posttrain import sampling, scoring
+from posttrain import engines, scoring
 from posttrain.checkpoints import Checkpoints
 from posttrain.logs import Progress, log
 from posttrain.prompts import fed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Question = Mapping[str, Any]
 
@@ -38,8 +36,8 @@ def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
 
 
 def sample_chunk(
-    sft: "PreTrainedModel",
-    sampler: "PreTrainedModel",
+    sft: engines.Model,
+    sampler: engines.Model,
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     chunk: int,
@@ -54,7 +52,7 @@ def sample_chunk(
     tokenizer, own = tokenizers
     asked = [ids for _, ids in fed(tokenizer, questions, "answer", recipe["prompts"])]
     limits = (recipe["max_new_tokens"], recipe["batch_size"])
-    bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
+    bare = engines.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
     first = [
         scoring.judge(answer, question["answer"], recipe)
         for question, [answer] in zip(questions, bare, strict=True)
@@ -65,11 +63,8 @@ def sample_chunk(
         for right in is_right
     ]
     seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
-    generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
     asked = [ids for _, ids in fed(own, questions, "worked", recipe["prompts"])]
-    sampled = sampling.complete(
-        sampler, own, asked, counts, *limits, recipe["temperature"], generator
-    )
+    sampled = engines.complete(sampler, own, asked, counts, *limits, recipe["temperature"], seed)
     return [
         {
             "question_id": question["id"],
@@ -90,8 +85,8 @@ def sample_chunk(
 
 
 def sample(
-    sft: "PreTrainedModel",
-    sampler: "PreTrainedModel",
+    sft: engines.Model,
+    sampler: engines.Model,
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
