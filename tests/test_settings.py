@@ -120,7 +120,7 @@ LINES = {
     "max_lenght: 64": "max_lenght is no key; the nearest is sft.max_length or rft.max_length; "
     "write sft: {max_length: 64}",
     "1: x": "1 is no key; leave it out or use one of: seed, base_model, data, embedded, prompts, "
-    "sft, rft, rollouts, convert, evaluate, bundle",
+    "sft, rft, rollouts, convert, evaluate, engine, bundle",
     "sft:": "sft is empty (null), not a mapping of keys; write sft: {lora: {r: 16}}",
     "rft: [1]": "rft is a list, not a mapping of keys; write rft: {lora: {r: 16}}",
     "sft: {lora: {r: 0}}": "sft.lora.r is 0, not an integer of at least 1 and at most 1024; "
