@@ -174,6 +174,15 @@ LINES = {
     "evaluate: {adapters: {mine: {folder: nowhere}}}": "evaluate.adapters.mine.folder is the text "
     "'nowhere', and there is no such folder where snakemake runs; "
     "write evaluate: {adapters: {mine: {folder: path/to/adapter}}}",
+    "engine: {url: 'http://me:secret@node7:8000/v1', models: {sft: x}}": "engine.url is no plain "
+    "http:// or https:// address, without user, password or query; "
+    'write engine: {url: "http://localhost:8000/v1"}',
+    "engine: {url: 'http://localhost:8000/v1'}": "engine.models is empty while engine.url is set: "
+    "nothing would be asked of that server; write engine: {models: {sft: sft}}",
+    "engine: {url: 'http://localhost:8000/v1', models: {rtf: x}}": "engine.models.rtf names no "
+    "model that can be served: there are base, sft, rft; write engine: {models: {rft: x}}",
+    "engine: {models: {sampler: x}}": "engine.models.sampler names no model that can be served: "
+    "there are base, sft, rft; write engine: {models: {base: x}}",
     "evaluate: {require: {stf: {accuracy: 0.5}}}": "evaluate.require.stf names no model: there "
     "are base, cot, sft, rft; "
     "write evaluate: {require: {sft: {accuracy: 0.5, answer_rate: 0.0}}}",
