@@ -112,6 +112,30 @@ def adapter_of_round(number: int) -> list[str]:
     return [f"results/rft/round{number}/{name}" for name in ADAPTER_FILES if number]
 
 
+def engine_of(**roles: str) -> dict:
+    """Return what a rule reads of how its models are served: {} where none of them is.
+
+    `roles` are a rule's own names for its models, each with the one that the config knows.
+    """
+    served = config["engine"]["models"]
+    models = {role: served[model] for role, model in sorted(roles.items()) if model in served}
+    if config["engine"]["url"] is None or not models:
+        return {}
+    keys = {key: f"engine.{key}" for key in ("server", "check_prompts", "most_flips")}
+    return {"engine": {**settings_of(**keys), "models": models}}
+
+
+def connection_of(**roles: str) -> dict:
+    """Return how the server is reached, which no byte hangs on; {} where nothing is asked of it."""
+    keys = {key: f"engine.{key}" for key in ("url", "concurrency", "timeout", "retries")}
+    return settings_of(**keys) if engine_of(**roles) else {}
+
+
+def weights_of(model: str) -> str:
+    """Return the name by which the config knows a model's weights: `cot` asks those of `base`."""
+    return "base" if model == "cot" else model
+
+
 def training_keys(stage: str) -> dict[str, str]:
     """Return what training reads of its section of the config; the rest shaped its rows."""
     keys = ("lora", "learning_rate", "epochs", "batch_size", "gradient_checkpointing")

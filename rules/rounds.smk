@@ -38,6 +38,8 @@ if len(ROUNDS) > 1:
             recipe=dict(rules.evaluate.params.recipe, limit=None),
             model="rft_round{round}",
             style="reasoning",
+            engine={},
+            connection={},
             libraries=libraries_of("scripts/evaluate_model.py"),
 
 

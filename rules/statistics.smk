@@ -105,6 +105,8 @@ rule sampled:
             answer_digits="sft.answer_digits",
         ),
         style=lambda wildcards: MODELS[wildcards.model]["style"],
+        engine=lambda wildcards: engine_of(model=weights_of(wildcards.model)),
+        connection=lambda wildcards: connection_of(model=weights_of(wildcards.model)),
         libraries=libraries_of("scripts/sample_answers.py"),
     script:
         "../scripts/sample_answers.py"

@@ -207,6 +207,14 @@ CHANGES = [
     setting(set(), rft={"held_out": 0.2}),  # unread where there is one round
     setting(EVALUATIONS, evaluate={"limit": 20}),
     setting(COMPLETING, evaluate={"relative_tolerance": 0.04}),
+    setting(
+        {"generate_rft_data", "evaluate sft"},
+        engine={"url": "http://localhost:8000/v1", "models": {"sft": "sft"}},
+    ),
+    setting(
+        {"generate_rft_data", "evaluate base", "evaluate cot"},
+        engine={"url": "http://localhost:8000/v1", "models": {"base": "base"}},
+    ),
     setting({"verdicts"}, evaluate={"require": {"sft": {"accuracy": 0.01}}}),
     Change(
         "an adapter of one's own is added",
@@ -277,6 +285,7 @@ CHANGES = [
     setting(set(), rft={"batch_size": 8, "epochs": 2}),  # the same, in another order
     setting(set(), rollouts={"temperature": 0.8000}, sft={"lora": {"alpha": 32, "r": 16}}),
     setting(set(), sft={"lora": {"alpha": 32.0, "dropout": 0}}),  # 32.0 for 32, 0 for 0.0
+    setting(set(), engine={"concurrency": 4, "models": {"sft": "sft"}}),  # of no server
     Change("comment in config.yaml", set(), made=line_in("config.yaml")),
     Change("schema's comment changed", set(), made=line_in("schemas/config.schema.yaml")),
 ]

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import chaos
 import pytest
+import yaml
 from chain_for_tests import ROOT, TINY, Chain, fresh_clone
 from changes import CHANGES, Change, planned
+from jsonschema import validate
+from servers_for_tests import serving
 
 pytestmark = pytest.mark.chain
 
@@ -458,6 +461,46 @@ def test_a_sampled_evaluation_is_asked_for_by_name(chain: Chain):
     receipt = json.loads((chain / "results/sampled/sft_receipt.json").read_text("utf-8"))
     assert receipt["adapter"] == sha256(chain / "results/sft/adapter_model.safetensors")
     shutil.rmtree(chain / "results/sampled")
+
+
+def test_another_engine_evaluates_and_samples_once_it_is_proven(chain: Chain, tmp_path: Path):
+    """The base model is served, under the name of the sft model too, which must not be scored."""
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"), {"ENGINE_API_KEY": "sk-no"})
+    base = str(again / "resources/base_model")
+    few = {"samples_per_question": 1, "samples_when_sft_is_right": 1, "keep_per_question": 1}
+    settings = {
+        "rollouts": {**few, "max_new_tokens": 16},
+        "evaluate": {"limit": 10, "max_new_tokens": 16},
+    }
+    with serving(tmp_path / "cache") as port:
+        engine = {"url": f"http://127.0.0.1:{port}/v1", "server": "transformers"}
+        engine |= {"models": {"base": base, "sft": base}, "check_prompts": 10, "most_flips": 0.3}
+        told = ("--configfile", TINY, again.overlay(settings | {"engine": engine}), "--")
+        allowed = again.environ | {"ALLOWED": f"evaluate_model.py 127.0.0.1:{port}"}
+        said = Chain(again.folder, allowed).snakemake(*ONE_CORE, *told, "results/base_eval.csv")
+        assert said.status == 0, said.text
+        refused = Chain(again.folder, allowed).snakemake(*ONE_CORE, *told, "results/sft_eval.csv")
+        engine["models"] = {"base": base}
+        again.overlay(settings | {"engine": engine})
+        rollouts = "results/rollouts/round1/shard_1_of_1.jsonl"
+        allowed |= {"ALLOWED": f"generate_rft_data.py 127.0.0.1:{port}"}
+        sampled = Chain(again.folder, allowed).snakemake(*ONE_CORE, *told, rollouts)
+        assert sampled.status == 0, sampled.text
+    assert refused.status == 1
+    assert f"{engine['url']} does not serve under {base!r} the model that is here" in refused.error
+    schema = yaml.safe_load((again / "schemas/receipt.schema.yaml").read_text("utf-8"))
+    for path, role in (
+        ("results/base_receipt.json", "model"),
+        ("results/rollouts/round1/shard_1_of_1_receipt.json", "sampler"),
+    ):
+        receipt = json.loads((again / path).read_text("utf-8"))
+        validate(receipt, schema)
+        [(name, proof)] = receipt["computed"]["engines"].items()
+        assert (name, proof["model"], proof["prompts"]) == (role, base, 10)
+        assert proof["flips"] <= 3
+        assert "sk-no" not in json.dumps(receipt)
+    assert len(again.rows("results/base_predictions.jsonl")) == 10
+    assert {row["sample"] for row in again.rows(rollouts)} == {0}
 
 
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):

@@ -5,19 +5,18 @@ crosses it, so chunks may be made in any order, again, or elsewhere, and give th
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from posttrain import sampling, scoring
+from posttrain import engines, scoring
 from posttrain.checkpoints import Checkpoints
 from posttrain.logs import Progress, log
 from posttrain.prompts import fed
 from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Question = Mapping[str, Any]
 
@@ -32,15 +31,19 @@ def shard_of(items: Sequence[Any], shard: int, shards: int) -> Sequence[Any]:
     return items[len(items) * (shard - 1) // shards : len(items) * shard // shards]
 
 
-def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
-    """Return the seed of a chunk's random stream: 63 bits, unlike that of any other chunk."""
-    digest = hashlib.sha256(f"rollouts {seed} {round_number} {chunk}".encode()).digest()
+def chunk_seed(seed: int, round_number: int, chunk: int, turn: int = 0) -> int:
+    """Return the seed of a chunk's random stream: 63 bits, unlike that of any other chunk.
+
+    Where hard questions are sampled again, each turn after the first has a stream of its own.
+    """
+    again = f" {turn}" if turn else ""
+    digest = hashlib.sha256(f"rollouts {seed} {round_number} {chunk}{again}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def sample_chunk(
-    sft: "PreTrainedModel",
-    sampler: "PreTrainedModel",
+    sft: engines.Model,
+    sampler: engines.Model,
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     chunk: int,
@@ -57,42 +60,45 @@ def sample_chunk(
     task, wording = task_of(recipe["task"]), recipe["prompts"]
     asked = [ids for _, ids in fed(tokenizer, questions, "answer", wording, task)]
     limits = (recipe["max_new_tokens"], recipe["batch_size"], task.AFTER)
-    bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
+    bare = engines.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
     first = [
         scoring.judge(answer, question["answer"], recipe, task)
         for question, [answer] in zip(questions, bare, strict=True)
     ]
-    seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
-    generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
+    few, many = recipe["samples_when_sft_is_right"], recipe["samples_per_question"]
+    counts = {
+        place: few if verdict["verdict"] == "correct" else many
+        for place, verdict in enumerate(first)
+    }
+    most = [count + recipe["extra_samples"] for count in counts.values()]
     asked = [ids for _, ids in fed(own, questions, recipe["style"], wording, task)]
-    found: list[list[sampling.Completion]] = [[] for _ in questions]
-    verdicts: list[list[dict[str, Any]]] = [[] for _ in questions]
-
-    def add(counts: Mapping[int, int]) -> None:
-        """Sample so many more of each of these questions, given by their places."""
-        prompts = [asked[place] for place in counts]
-        sampled = sampling.complete(
+    rows: list[list[dict[str, Any]]] = [[] for _ in questions]
+    for turn in itertools.count():
+        seed = chunk_seed(recipe["seed"], recipe["round"], chunk, turn)
+        sampled = engines.complete(
             sampler,
             own,
-            prompts,
+            [asked[place] for place in counts],
             list(counts.values()),
             *limits,
             recipe["temperature"],
-            generator,
+            seed,
         )
         for place, completions in zip(counts, sampled, strict=True):
-            gold = questions[place]["answer"]
-            found[place] += completions
-            verdicts[place] += [
-                scoring.judge_reasoned(one, gold, recipe, task) for one in completions
+            rows[place] += [
+                {
+                    "chunk": chunk,
+                    "seed": seed,
+                    "sample": sample,
+                    "completion": completion.text.strip(),
+                    "tokens": completion.tokens,
+                    "finish": completion.finish,
+                    **scoring.judge_reasoned(completion, questions[place]["answer"], recipe, task),
+                }
+                for sample, completion in enumerate(completions, start=len(rows[place]))
             ]
-
-    few, many = recipe["samples_when_sft_is_right"], recipe["samples_per_question"]
-    counts = [few if verdict["verdict"] == "correct" else many for verdict in first]
-    add(dict(enumerate(counts)))
-    most = [count + recipe["extra_samples"] for count in counts]
-    while further := further_samples(verdicts, most, many, recipe["extra_below"]):
-        add(further)
+        if not (counts := further_samples(rows, most, many, recipe["extra_below"])):
+            break
     # Rounds are told apart from the second on.
     number = {"round": recipe["round"]} if recipe["round"] > 1 else {}
     return [
@@ -102,16 +108,10 @@ def sample_chunk(
             "gold": question["answer"],
             **{f"sft_{key}": value for key, value in verdict.items()},
             **number,
-            "chunk": chunk,
-            "seed": seed,
-            "sample": sample,
-            "completion": completion.text.strip(),
-            "tokens": completion.tokens,
-            "finish": completion.finish,
-            **judged,
+            **row,
         }
-        for question, verdict, *samples in zip(questions, first, found, verdicts, strict=True)
-        for sample, (completion, judged) in enumerate(zip(*samples, strict=True))
+        for question, verdict, samples in zip(questions, first, rows, strict=True)
+        for row in samples
     ]
 
 
@@ -136,8 +136,8 @@ def further_samples(
 
 
 def sample(
-    sft: "PreTrainedModel",
-    sampler: "PreTrainedModel",
+    sft: engines.Model,
+    sampler: engines.Model,
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     recipe: Mapping[str, Any],
