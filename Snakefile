@@ -18,6 +18,7 @@ include: "rules/evaluate.smk"
 include: "rules/statistics.smk"
 include: "rules/summary.smk"
 include: "rules/share.smk"
+include: "rules/report.smk"
 
 
 rule all:
