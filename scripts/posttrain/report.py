@@ -256,7 +256,7 @@ def ledger_plots(one: Round) -> dict[str, str]:
     found["share_solved"] = plots.shares(
         one.measure("share_solved"),
         f"Share of the questions of {one.name} that were solved",
-        "share of the training questions with a sample that may be trained on",
+        "share of the training questions",
     )
     found["marginal"] = plots.curves(
         {
