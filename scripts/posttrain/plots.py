@@ -22,6 +22,7 @@ COLOURS = ("#767676", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#5
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a label is a dollar
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -164,11 +165,19 @@ def curves(panels: Mapping[str, Sequence[tuple[float, float]]], alt: str, axis: 
         for axes, (title, points), colour in zip(column, panels.items(), COLOURS[2:], strict=False):
             xs, ys = zip(*points, strict=True)
             axes.plot(xs, ys, color=colour, marker="o" if len(xs) < 2 else None, markersize=4)
-            axes.annotate(f" {ys[-1]:.4g}", (xs[-1], ys[-1]), va="center", annotation_clip=False)
+            axes.annotate(
+                f"{ys[-1]:.4g}",
+                (xs[-1], ys[-1]),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                annotation_clip=False,
+            )
             axes.set_title(title)
             axes.margins(x=0.01)
             axes.set_ylim(bottom=0, top=1.08 * max(ys) or 1)
             axes.locator_params(axis="y", nbins=4)
+            axes.locator_params(axis="x", nbins=6, integer=True)
             axes.grid(axis="y", color=FAINT, linewidth=0.5)
         column[-1].set_xlabel(axis, loc="left")
     return drawing.text

@@ -17,6 +17,7 @@ COLUMNS = (
     "value",
     "model",
     "questions",
+    "answered",
     "correct",
     "accuracy",
     "accuracy_low",
