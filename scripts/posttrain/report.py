@@ -134,14 +134,13 @@ def page(evidence: Evidence, template: str, style: str) -> str:
     Args: template, Jinja2's, and style, the CSS.
     """
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(template).render(
-        style=Markup(style),
-        plots={name: Markup(svg) for name, svg in _plots(evidence).items()},
+        style=style,
+        plots=_plots(evidence),
         one=evidence,
         told=[
             comparison.told({**row, "p_value": float(row["p_value"])})
