@@ -5,7 +5,7 @@ from posttrain import artifacts, jobs, logs
 with jobs.running(snakemake.log[0]):
     import yaml
 
-    from posttrain import ancestry, models, report
+    from posttrain import ancestry, chain, models, report
 
     given, names = snakemake.input, snakemake.params
     stages = ancestry.read_stages(yaml.safe_load(artifacts.read_bytes(given.schema)))
@@ -32,7 +32,7 @@ with jobs.running(snakemake.log[0]):
             path: report.first_rows(tokenizer, artifacts.read_jsonl(path))
             for path in given.tokenized
         },
-        chain=report.chain(stages, names.steps, check),
+        chain=chain.of_run(stages, names.steps, check),
         lineage=ancestry.tree(stages, given.summary, check),
     )
     for fault in report.faults(evidence):

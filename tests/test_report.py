@@ -14,7 +14,7 @@ from test_ledger import KEPT, ROLLOUTS
 from test_ledger import QUESTIONS as TRAINED
 from tokenizers_for_tests import build
 
-from posttrain import ancestry, artifacts, comparison, ledger, masking, report, scoring
+from posttrain import ancestry, artifacts, chain, comparison, ledger, masking, report, scoring
 from posttrain import diagnosis as bars
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +122,7 @@ def evidence(tmp_path: Path) -> report.Evidence:
         histories={"sft": history, "rft, round1": history[:1]},
         rounds=rounds,
         rows={"results/tokenized/sft.jsonl": {"train-0001": masking.spans(tokenizer, row)}},
-        chain=report.Chain(
+        chain=chain.Chain(
             STAGES,
             {"questions": 1.25, "sft_train": 725.0, "evaluate": None, "verdicts": None},
             lambda path, stated: check.get(path, ancestry.OK),
@@ -248,8 +248,8 @@ def test_times_are_those_of_the_jobs(tmp_path, evidence):
         "one is missing": made | {"times": times},
         "untimed": made | {"times": []},
     }
-    chain = report.chain(STAGES["questions"], steps, lambda path, stated: ancestry.OK)
-    assert chain.seconds == {"both": 3.75, "one is missing": None, "untimed": None}
+    found = chain.of_run(STAGES["questions"], steps, lambda path, stated: ancestry.OK)
+    assert found.seconds == {"both": 3.75, "one is missing": None, "untimed": None}
 
 
 def test_samples_are_of_each_outcome_in_turn():

@@ -36,7 +36,6 @@ STYLE = {
     "lines.linewidth": 1.2,
     "legend.frameon": False,
 }
-LETTER = 0.055  # a letter's width as a share of an axis from 0 to 1, nearly
 
 
 class Point(NamedTuple):
@@ -67,7 +66,6 @@ def intervals(
             places.append((y, point))
             y += 1
         y += 0.5
-    longest = max(len(f"{p.series} {p.value:.3f}") for points in groups.values() for p in points)
     with _figure(alt, 0.75 + 0.19 * y) as drawing:
         axes = drawing.figure.subplots()
         for y, entry in places:
@@ -78,9 +76,12 @@ def intervals(
             axes.plot([entry.low, entry.high], [y, y], color=colour, linewidth=2.2, alpha=0.55)
             axes.plot([entry.value], [y], marker=marker, color=colour, markersize=5)
             said = f"{entry.series} {entry.value:.3f}"
-            axes.text(max(entry.high, entry.value) + 0.02, y, said, va="center")
+            if entry.low > 1 - entry.high:  # where there is more room
+                axes.text(min(entry.low, entry.value) - 0.025, y, said, va="center", ha="right")
+            else:
+                axes.text(max(entry.high, entry.value) + 0.025, y, said, va="center")
         axes.set_ylim(places[-1][0] + 0.8, -0.8)
-        axes.set_xlim(-0.02, 1.02 + LETTER * 0.62 * longest)
+        axes.set_xlim(-0.02, 1.02)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.set_yticks([])
         axes.set_xlabel(axis, loc="left")
@@ -201,7 +202,7 @@ def _figure(alt: str, height: float) -> Iterator[_Drawing]:
         drawing = _Drawing(Figure(figsize=(WIDTH, height), layout="constrained"))
         yield drawing
         written = io.StringIO()
-        drawing.figure.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
+        drawing.figure.savefig(written, format="svg", metadata={"Date": None})
     drawing.text = _plain(written.getvalue(), alt)
 
 

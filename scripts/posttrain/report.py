@@ -3,15 +3,13 @@
 Tables show the text that stands in the run's CSV files, digit for digit.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain import ancestry, artifacts, comparison, masking, mistakes, plots
-from posttrain.ancestry import OK, Check, Stage
+from posttrain import ancestry, comparison, masking, mistakes, plots
+from posttrain.chain import Chain
 from posttrain.diagram import Step, drawn
 from posttrain.masking import Span
 from posttrain.scoring import VERDICTS
@@ -54,39 +52,6 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The steps of a run: of each its stages, and what its jobs took in s where all were timed."""
-
-    stages: Mapping[str, Sequence[Stage]]
-    seconds: Mapping[str, float | None]
-    check: Check
-
-    def steps(self) -> list[Step]:
-        """Return what a diagram draws of each step: its time, and whether its files are intact."""
-        return [
-            Step(
-                name,
-                self.is_intact(name),
-                _time(self.seconds[name]),
-                frozenset(sha for stage in stages for sha in stage.receipt["inputs"].values()),
-                frozenset(sha for stage in stages for sha in stage.files.values()),
-            )
-            for name, stages in self.stages.items()
-        ]
-
-    def is_intact(self, name: str) -> bool:
-        """Tell whether every file that the step wrote is as its receipt states."""
-        return not list(self.faults(name))
-
-    def faults(self, name: str) -> Iterable[str]:
-        """Yield `path: CHANGED` and the like for each file of the step that is not so."""
-        for stage in self.stages[name]:
-            for path, stated in stage.receipt["outputs"].items():
-                if (mark := self.check(path, stated)) != OK:
-                    yield f"{path}: {mark}"
-
-
-@dataclass(frozen=True)
 class Evidence:
     """All that a report is written from.
 
@@ -110,22 +75,6 @@ class Evidence:
     rows: Mapping[str, Mapping[str, Sequence[Span]]]
     chain: Chain
     lineage: ancestry.Node
-
-
-def chain(
-    stages: Sequence[Stage], steps: Mapping[str, Mapping[str, Sequence[str]]], check: Check
-) -> Chain:
-    """Return the chain of a run.
-
-    Args: stages, all there are; steps, name -> paths of its `receipts`, and `times`, the files that
-        Snakemake's benchmarks leave.
-    """
-    by_path = {path: stage for stage in stages for path in stage.paths}
-    return Chain(
-        {name: [by_path[path] for path in made["receipts"]] for name, made in steps.items()},
-        {name: _seconds(made["times"]) for name, made in steps.items()},
-        check,
-    )
 
 
 def page(evidence: Evidence, template: str, style: str) -> str:
@@ -161,11 +110,11 @@ def page(evidence: Evidence, template: str, style: str) -> str:
             for model, lines in evidence.predictions.items()
         },
         samples=samples(evidence.predictions),
-        steps=_steps(evidence.chain),
-        libraries=_versions(evidence.chain.stages),
-        machines=_machines(evidence.chain.stages),
-        settings=list(_settings(evidence.chain.stages)),
-        files=list(_files(evidence.chain.stages)),
+        steps=evidence.chain.table(),
+        libraries=evidence.chain.versions(),
+        machines=evidence.chain.machines(),
+        settings=list(evidence.chain.settings()),
+        files=list(evidence.chain.files()),
         tree="\n".join(ancestry.drawn(evidence.lineage, coloured=False)),
     )
 
@@ -318,71 +267,3 @@ def _wrong(lines: Sequence[Row], questions: Sequence[Row]) -> Iterable[Row]:
         if line["verdict"] == "wrong":
             quantity = quantities[line["id"]]
             yield {**line, "kind": mistakes.kind(line["parsed"], line["gold"], quantity)}
-
-
-def _seconds(times: Sequence[str]) -> float | None:
-    """Return the sum of what the jobs took; None where one was not timed."""
-    if not times or not all(Path(path).is_file() for path in times):
-        return None
-    rows = (artifacts.read_bytes(path).decode().splitlines()[1] for path in times)
-    return sum(float(row.split("\t")[0]) for row in rows)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "not timed"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
-def _steps(chain: Chain) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": step.name,
-            "time": step.said,
-            "state": "as stated" if step.is_well else "changed or missing",
-            "files": sum(len(stage.receipt["outputs"]) for stage in chain.stages[step.name]),
-            "receipts": [path for stage in chain.stages[step.name] for path in stage.paths],
-            "code": [
-                artifacts.sha256_json(stage.receipt["code"]) for stage in chain.stages[step.name]
-            ],
-        }
-        for step in chain.steps()
-    ]
-
-
-def _versions(stages: Mapping[str, Sequence[Stage]]) -> dict[str, str]:
-    """Return library -> its version in the run; several where a step ran with another."""
-    found: dict[str, set[str]] = {}
-    for one in _each(stages):
-        for library, version in one.receipt["libraries"].items():
-            found.setdefault(library, set()).add(version)
-    return {library: ", ".join(sorted(found[library])) for library in sorted(found)}
-
-
-def _machines(stages: Mapping[str, Sequence[Stage]]) -> dict[str, list[str]]:
-    """Return on what it was computed -> the steps that were computed on it."""
-    found: dict[str, list[str]] = {}
-    for name, ones in stages.items():
-        for one in ones:
-            if one.receipt["computed"]:
-                said = ", ".join(f"{k} {v}" for k, v in sorted(one.receipt["computed"].items()))
-                names = found.setdefault(said, [])
-                names += [] if name in names else [name]
-    return found
-
-
-def _settings(stages: Mapping[str, Sequence[Stage]]) -> Iterable[tuple[str, str]]:
-    """Yield each step and what it read of the config, as JSON: each reading once."""
-    for name, ones in stages.items():
-        said = [json.dumps(one.receipt["settings"], ensure_ascii=False) for one in ones]
-        yield from ((name, settings) for settings in dict.fromkeys(said) if settings != "{}")
-
-
-def _files(stages: Mapping[str, Sequence[Stage]]) -> Iterable[tuple[str, str, str]]:
-    for name, ones in stages.items():
-        for one in ones:
-            yield from ((name, path, sha) for path, sha in one.receipt["outputs"].items())
-
-
-def _each(stages: Mapping[str, Sequence[Stage]]) -> Iterable[Stage]:
-    return (one for ones in stages.values() for one in ones)
