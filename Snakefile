@@ -19,6 +19,7 @@ include: "rules/rounds.smk"
 include: "rules/statistics.smk"
 include: "rules/summary.smk"
 include: "rules/share.smk"
+include: "rules/report.smk"
 
 
 rule all:

@@ -62,9 +62,11 @@ rule generate_rft_data:
         "../scripts/generate_rft_data.py"
 
 
+# Those that are sampled here: the first may be somebody's own.
+SAMPLED_ROUNDS = ROUNDS[1:] if config["rollouts"]["file"] else ROUNDS
 SHARD_FILES = expand(
     rules.generate_rft_data.output,
-    round=[number for number in ROUNDS if number > 1 or not config["rollouts"]["file"]],
+    round=SAMPLED_ROUNDS,
     shard=SHARDS,
     shards=len(SHARDS),
 )

@@ -44,7 +44,7 @@ STAGES = {
 # Of the workflow itself, what a bundle takes along where it is there.
 WORKFLOW_FILES = (
     *("Snakefile", "Makefile", "README.md", "LICENSE", "requirements*", "pyproject.toml"),
-    *("rules/*.smk", "scripts/**/*.py", "schemas/*.yaml", "envs/*.yaml", "presets/*"),
+    *("rules/*.smk", "scripts/**/*.py", "schemas/*.yaml", "envs/*.yaml", "presets/*", "report/*"),
     "profiles/*/config.yaml",
 )
 

@@ -20,6 +20,7 @@ from chain_for_tests import ROOT, TINY, Chain, fresh_clone
 from changes import CHANGES, Change, planned
 from jsonschema import validate
 from servers_for_tests import serving
+from test_report import Page
 
 pytestmark = pytest.mark.chain
 
@@ -396,6 +397,37 @@ def test_a_second_round_samples_from_the_first_ones_adapter(chain: Chain, tmp_pa
     assert again.plan("--configfile", TINY).jobs == one
 
 
+# What is told of a run
+
+
+def test_the_report_says_what_the_run_left(chain: Chain):
+    said = chain.snakemake("report.html", *ONE_CORE, "--configfile", TINY)
+    assert said.status == 0, said.text
+    assert said.jobs == {"report": 1}
+    text = (chain / "report.html").read_text("utf-8")
+    assert len(text) < 3_000_000
+    page = Page(text)
+    shown = {tuple(row) for row in page.rows}
+    tables = {
+        "summary.csv": [name for name in EVALUATION if name != "adapter_sha256"],
+        "comparisons.csv": None,
+        **{f"rft_data/round1_{n}.csv": None for n in ("yield", "ledger", "never_solved")},
+        "rft_data/round1_marginal.csv": None,
+    }
+    for name, columns in tables.items():
+        names, rows = table(chain / "results" / name)
+        wanted = [tuple(row[column] for column in columns or names) for row in rows]
+        assert [row for row in wanted if row not in shown] == [], name
+    for row in table(chain / "results/summary.csv")[1]:
+        assert row["adapter_sha256"] in page.text
+    assert "Not as the receipts state" not in page.text
+    assert "Every model passes its bar." in page.text
+    (chain / "report.html").unlink()
+    chain.snakemake("report.html", *ONE_CORE, "--configfile", TINY)
+    assert (chain / "report.html").read_text("utf-8") == text
+    (chain / "report.html").unlink()
+
+
 # Runs beside the first
 
 
@@ -505,11 +537,62 @@ def test_another_engine_evaluates_and_samples_once_it_is_proven(chain: Chain, tm
 
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
-    of_run = {rule: count for rule, count in WHOLE.items() if rule not in ("base_model", "all")}
-    own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in of_run.items()}
-    assert said.jobs == {"base_model": 1, "sweep": 1, **own}
-    written = re.findall(r"\b(?:results|logs|benchmarks)/[\w/.]+", said.text)
-    assert {path for path in written if "/sweeps/" not in path} == {"logs/base_model.log"}
+    not_asked = ("comparisons", "breakdown", "ledger", "gate", "all")
+    first = {rule: count for rule, count in WHOLE.items() if rule not in not_asked}
+    own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in first.items()}
+    shared = {f"{run}_base_model" for run in ("seed1", "rank8")}
+    own = {rule: count for rule, count in own.items() if rule not in shared}
+    assert said.jobs == {"all_runs": 1, "sweep": 1, **first, **own}
+
+
+@pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 10)])
+def test_a_finished_run_counts_as_the_first_of_a_sweep(chain: Chain, preset: str, runs: int):
+    said = chain.plan("--snakefile", f"presets/{preset}.smk", "--configfile", TINY)
+    jobs = said.jobs
+    assert jobs.pop(preset) == jobs.pop("sweep") == 1
+    assert sum(rule.endswith("_sft_train") for rule in jobs) == runs
+    assert not set(jobs) & set(WHOLE), "the first run, and with it the base model, is there"
+    outputs = re.findall(r"^ {4}output: (.*)$", said.text, re.MULTILINE)
+    assert outputs
+    assert all("results/sweeps/" in path for line in outputs for path in line.split(", "))
+
+
+def test_a_run_of_a_sweep_has_a_report_of_its_own(clone: Chain):
+    page = "results/sweeps/rank8/report.html"
+    said = clone.plan(page, "--snakefile", "presets/sweep.smk", "--configfile", TINY)
+    assert said.jobs["rank8_report"] == 1
+    [job] = re.findall(r"^(?:local)?rule rank8_report:\n((?: {4}.*\n)*)", said.text, re.MULTILINE)
+    read = re.search(r"input: (.*)", job)[1].split(", ")
+    made = [path for path in read if path.startswith("results/")]
+    assert [path for path in made if not path.startswith("results/sweeps/rank8/")] == []
+    assert "results/sweeps/rank8/sft/receipt.json" in made
+
+
+@pytest.mark.long
+def test_two_seeds_make_one_table(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow", symlinks=True))
+    (again / "presets/two.smk").write_text(
+        'SWEEP, RUNS = "two", {"seed1": {"seed": 1}}\n\ninclude: "runs.smk"\n'
+        "rule two:\n    default_target: True\n    input: rules.sweep.output\n",
+        encoding="utf-8",
+    )
+    bars = again.overlay({"evaluate": {"require": {"rft": {"accuracy": 1.0}}}})
+    said = again.snakemake("--snakefile", "presets/two.smk", *ONE_CORE, "--configfile", TINY, bars)
+    assert said.status == 0, said.text
+    _, rows = table(again / "results/sweeps/two.csv")
+    assert [(row["run"], row["value"], row["model"]) for row in rows] == [
+        (run, value, model) for run, value in (("first", ""), ("seed1", "1")) for model in MODELS
+    ]
+    for run, folder in (("first", "results"), ("seed1", "results/sweeps/seed1")):
+        summary = table(again / folder / "summary.csv")[1]
+        of_run = [row for row in rows if row["run"] == run]
+        assert [{key: row[key] for key in EVALUATION} for row in of_run] == summary
+    assert {row["passed"] for row in rows if row["model"] == "rft"} == {"no"}, "and yet it is there"
+    _, spread = table(again / "results/sweeps/two_spread.csv")
+    assert [(row["changed"], row["model"], row["runs"]) for row in spread] == [
+        ("seed", model, "2") for model in MODELS
+    ]
+    assert "<svg" in (again / "results/sweeps/two.svg").read_text("utf-8")
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):
