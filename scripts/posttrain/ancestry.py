@@ -243,11 +243,17 @@ def row_tree(stages: Sequence[Stage], path: str, row_id: str, check: Check) -> N
 def _before(
     stages: Sequence[Stage], path: str, sha256: str, rows: Sequence[Row], check: Check
 ) -> Iterator[Line]:
-    """Yield the files that the rows came from, the latest first."""
+    """Yield the files that the rows came from, the latest first.
+
+    A row without reasoning of its own came of all the rollouts of its question, which failed.
+    """
     names = {name for row in rows for name in (_id(row), row.get("question_id"))}
+    failed = {row["question_id"] for row in rows if row.get("reasoning", "") is None}
     maker = made(stages, path, sha256)
     for source in maker.receipt["inputs"].items() if maker and rows else ():
-        line, found = _standing(check, *source, lambda row: _id(row) in names)
+        line, found = _standing(
+            check, *source, lambda row: _id(row) in names or row.get("question_id") in failed
+        )
         if line:
             yield line
             yield from _before(stages, *source, found, check)
