@@ -180,6 +180,7 @@ TOKENIZING = {"tokenize_sft", "tokenize_rft"}
 CHANGES = [
     # What a stage reads of the config
     setting({"questions", "generate_rft_data", *TRAINING}, seed=1),
+    setting(ALL, task="arithmetic"),
     setting({"questions"}, data={"train_size": 121}),
     setting({"questions"}, data={"valid_size": 31}),
     setting({"base_model", "questions"}, data={"held_out_seed": 1}),
@@ -234,6 +235,8 @@ CHANGES = [
     module("rounds", "select_round"),
     module("masking", *TOKENIZING, *TRAINING, *COMPLETING),
     module("corpus", "base_model", "questions"),
+    module("task_units", "base_model", "questions"),
+    module("task_arithmetic"),  # of another task than the run's
     module("sampling", *COMPLETING),
     module("training", *TRAINING),
     module("diagnosis", "verdicts", "gate"),

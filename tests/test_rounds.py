@@ -1,5 +1,6 @@
 """Rounds and what each keeps: every setting of the selection, and the choice of a round."""
 
+import random
 from collections import Counter, defaultdict
 from itertools import combinations
 
@@ -22,6 +23,7 @@ from tokenizers_for_tests import build
 
 from posttrain import (
     ancestry,
+    arithmetic,
     artifacts,
     distance,
     prompts,
@@ -29,6 +31,7 @@ from posttrain import (
     rounds,
     scoring,
     selection,
+    task_arithmetic,
     task_units,
     triples,
     units,
@@ -327,6 +330,20 @@ def test_a_trace_with_a_held_out_product_is_not_kept_and_is_counted():
     assert fates == ["kept", "held_out"]
     rows = selection.rows_kept([sampled], [fates], task_units)
     assert selection.yields(sampled, fates, rows)["held_out"] == 1
+
+
+def test_a_word_problems_trace_tells_of_held_out_steps_that_lead_to_each_other():
+    chance, kept_out = random.Random(0), task_arithmetic.held_out(0, 0.2)
+    tells = task_arithmetic.held_out_teller(0, 0.2, [])
+    told = Counter()
+    for _ in range(300):
+        problem = arithmetic.drawn(chance)
+        sums = " ".join(f"{s.left} {s.sign} {s.right} = {s.value}." for s in problem.steps)
+        path = scoring.judge_trace(f"{sums}\n#### {problem.answer}", task_arithmetic)["path"]
+        assert tells(path) == (not arithmetic.is_open(problem.steps, kept_out)), path
+        told[tells(path)] += 1
+    assert told[True] > 30
+    assert told[False] > 100
 
 
 # Further samples

@@ -37,7 +37,8 @@ def completion(task: Task, answer: str, reasoning: str | None = None) -> str:
         would be reasoning after the answer.
     """
     if task.parse(answered(task, answer)) is None or any(mark in answer for mark in marks(task)):
-        raise PromptError(f"{answer!r} is no answer to train on; write a plain decimal")
+        example = answered(task, "42")
+        raise PromptError(f"{answer!r} is no answer to train on; write one as in {example}")
     if reasoning is not None and any(mark in reasoning for mark in marks(task)):
         raise PromptError(
             f"the reasoning {reasoning[:200]!r} holds an answer of its own: reasoning would be "
@@ -172,7 +173,7 @@ def _chat(
         if own := [w for w in text.split() if w not in given and w not in without]:
             raise PromptError(
                 f"the model's chat template puts in a system message of its own ({own[0]} ...) "
-                "where none is given; write one: prompts: {system: You convert units.}"
+                "where none is given; write one: prompts: {system: Answer the question.}"
             )
     for message in [_says("system", system or ""), *chat]:
         if message["content"].strip() not in text:

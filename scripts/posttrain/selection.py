@@ -7,15 +7,12 @@ one has to be a new path.
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from posttrain import distance
 from posttrain.errors import ScoringError
 from posttrain.scoring import TRACES, VERDICTS, is_sound
-from posttrain.tasks import parted
-
-if TYPE_CHECKING:
-    from posttrain.tasks import Task
+from posttrain.tasks import Task, parted
 
 UNSOUND, KEPT = "unsound", "kept"
 HELD_OUT, INEXACT, SAME_PATH, OVER_CAP = "held_out", "inexact", "same_path", "over_cap"
@@ -115,7 +112,7 @@ def preferred(samples: Sequence[Rollout], prefer: str) -> list[int]:
 
 
 def rows_kept(
-    rounds: Sequence[Sequence[Rollout]], fates: Sequence[Sequence[str]], task: "Task"
+    rounds: Sequence[Sequence[Rollout]], fates: Sequence[Sequence[str]], task: Task
 ) -> list[dict[str, Any]]:
     """Return the training rows of all rounds, in the order of sampling.
 
@@ -144,7 +141,7 @@ def _seen(rollout: Rollout, fate: str) -> str:
     return f"{rollout['verdict']} with {trace} equations{but}"
 
 
-def _row(rollout: Rollout, task: "Task") -> dict[str, Any]:
+def _row(rollout: Rollout, task: Task) -> dict[str, Any]:
     reasoning, answer = parted(task, rollout["completion"])
     return {
         "id": rollout_id(rollout),
@@ -159,7 +156,7 @@ def gold_rows(
     rounds: Sequence[Sequence[Rollout]],
     rows: Sequence[Mapping[str, Any]],
     recipe: Mapping[str, Any],
-    task: "Task",
+    task: Task,
 ) -> list[dict[str, Any]]:
     """Return the true answer, without reasoning, of a share of the questions that kept no rollout.
 

@@ -1,0 +1,183 @@
+"""Word problems of two or three steps with small whole numbers, as the task `arithmetic` asks them.
+
+A problem is a plot, such as `groups, less, share`, and the numbers in it. Each part of a plot is a
+sentence or two: "Ann has 5 bags with 6 pens in each. Ann gives away 4 of them. 2 friends share them
+equally. How many pens does each get?" Which sentences is up to who tells it: questions have some,
+the pretraining text has others.
+"""
+
+import random
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations, product
+from operator import add, floordiv, mul, sub
+from typing import NamedTuple
+
+NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kim", "Leo")
+THINGS = ("pens", "cards", "apples", "coins", "books", "shells", "stamps", "cups", "eggs", "nuts")
+BOXES = ("boxes", "bags", "jars", "rows")
+LARGEST = 199  # of all numbers in a problem
+RANGES = {"A": range(10, 61), "B": range(10, 61)} | dict.fromkeys("abcdk", range(2, 10))
+WORK = {"+": add, "-": sub, "*": mul, "/": floordiv}
+
+# Part of a plot -> its steps, on the numbers that its sentence tells (a letter each), on v, what
+# there is by then, and on p, what a step before it came to.
+STARTS: Mapping[str, tuple[str, ...]] = {
+    "some": ("v = A",),
+    "groups": ("v = a * b",),
+    "both": ("v = A + B",),
+}
+TURNS: Mapping[str, tuple[str, ...]] = {
+    "less": ("v = v - c",),
+    "more": ("v = v + c",),
+    "fewer groups": ("p = c * d", "v = v - p"),
+    "more groups": ("p = c * d", "v = v + p"),
+}
+ENDS: Mapping[str, tuple[str, ...]] = {
+    "count": (),
+    "share": ("v = v / k",),
+    "price": ("v = v * k",),
+    "times": ("v = v * k",),
+}
+PARTS = {**STARTS, **TURNS, **ENDS}
+
+# Part of a plot -> the sentences that a question may tell it in. N and M are names.
+SENTENCES: Mapping[str, tuple[str, ...]] = {
+    "some": ("{N} has {A} {things}.", "{N} starts with {A} {things}."),
+    "groups": (
+        "{N} has {a} {boxes} with {b} {things} in each.",
+        "{N} buys {a} {boxes} of {b} {things} each.",
+    ),
+    "both": (
+        "{N} has {A} {things} and {M} has {B}. They put them together.",
+        "{N} and {M} put their {A} and {B} {things} together.",
+    ),
+    "less": ("{N} gives away {c} of them.", "Then {c} {things} get lost."),
+    "more": ("{N} buys {c} more.", "Then {N} finds another {c} {things}."),
+    "fewer groups": (
+        "{N} gives {d} of them to each of {c} friends.",
+        "Each of {c} children takes {d} {things}.",
+    ),
+    "more groups": (
+        "{N} buys {c} more packs of {d}.",
+        "Then {M} brings {c} packs of {d} {things} each.",
+    ),
+    "count": ("How many {things} are there now?", "How many {things} is that in the end?"),
+    "share": (
+        "{k} friends share them equally. How many {things} does each get?",
+        "They are shared equally among {k} children. How many {things} is that for each?",
+    ),
+    "price": (
+        "Each one costs {k} dollars. How many dollars do they cost in all?",
+        "{N} sells them all for {k} dollars each. How many dollars does {N} get?",
+    ),
+    "times": (
+        "{M} has {k} times as many. How many {things} does {M} have?",
+        "{M} wants {k} times as many. How many {things} does {M} want?",
+    ),
+}
+
+
+class Step(NamedTuple):
+    """One sum of a problem: two numbers, the sign between them, and what they come to."""
+
+    left: int
+    sign: str
+    right: int
+    value: int
+
+    @property
+    def form(self) -> str:
+        """The sum without its value; of a sum or product that can be turned, the smaller first."""
+        turns = self.sign in "+*" and self.left > self.right
+        left, right = (self.right, self.left) if turns else (self.left, self.right)
+        return f"{left} {self.sign} {right}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plot with its numbers, one mapping of letters a part, and the steps that they lead to."""
+
+    plot: tuple[str, ...]
+    numbers: tuple[Mapping[str, int], ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def answer(self) -> int:
+        """What the last step comes to."""
+        return self.steps[-1].value
+
+
+def fact(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return what makes two problems the same sum, whatever is told of it and in what order."""
+    return tuple(sorted(step.form for step in steps))
+
+
+def is_open(steps: Sequence[Step], kept_out: Container[tuple[str, ...]]) -> bool:
+    """Tell whether no two or three of the steps, one leading to the other, are kept out."""
+    some = (chosen for many in (2, 3) for chosen in combinations(steps, many))
+    return not any(_is_linked(chosen) and fact(chosen) in kept_out for chosen in some)
+
+
+def _is_linked(steps: Sequence[Step]) -> bool:
+    """Tell whether all steps but one come to a number that another one works with."""
+    last = [a for a in steps if not any(a.value in b[::2] for b in steps if b is not a)]
+    return len(last) <= 1
+
+
+@cache
+def plots() -> tuple[tuple[str, ...], ...]:
+    """Return every plot of two or three steps: a start, up to two turns, an end."""
+    turns = [(), *((turn,) for turn in TURNS), *product(("less", "more"), repeat=2)]
+    every = ((start, *middle, end) for start in STARTS for middle in turns for end in ENDS)
+    return tuple(plot for plot in every if 2 <= len(_sums(plot)) <= 3)
+
+
+def _sums(plot: Sequence[str]) -> list[str]:
+    return [step for part in plot for step in PARTS[part] if len(step.split()) == 5]
+
+
+def drawn(rng: random.Random) -> Problem:
+    """Draw a problem: any plot, numbers that keep every step whole, above 0 and not too large."""
+    plot = rng.choice(plots())
+    while True:
+        numbers = tuple(_numbers(part, rng) for part in plot)
+        if steps := _worked(plot, numbers):
+            return Problem(plot, numbers, steps)
+
+
+def _numbers(part: str, rng: random.Random) -> dict[str, int]:
+    letters = sorted({letter for step in PARTS[part] for letter in step if letter in RANGES})
+    return {letter: rng.choice(RANGES[letter]) for letter in letters}
+
+
+def _worked(plot: Sequence[str], numbers: Sequence[Mapping[str, int]]) -> tuple[Step, ...] | None:
+    """Return the steps, or None where one is not whole, not above 0, too large or idle."""
+    known: dict[str, int] = {}
+    steps = []
+    for part, own in zip(plot, numbers, strict=True):
+        known |= own
+        for text in PARTS[part]:
+            target, _, left, *sum_ = text.split()
+            if not sum_:
+                known[target] = known[left]
+                continue
+            sign, right = sum_[0], known[sum_[1]]
+            value = WORK[sign](known[left], right)
+            is_whole = sign != "/" or value * right == known[left]
+            if not is_whole or not 1 < value <= LARGEST:
+                return None
+            steps.append(Step(known[left], sign, right, value))
+            known[target] = value
+    return tuple(steps)
+
+
+def told(problem: Problem, sentences: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    """Tell a problem in some of the sentences, with names and things of chance."""
+    name, other = rng.sample(NAMES, 2)
+    words = {"N": name, "M": other, "things": rng.choice(THINGS), "boxes": rng.choice(BOXES)}
+    return " ".join(
+        rng.choice(sentences[part]).format(**words, **numbers)
+        for part, numbers in zip(problem.plot, problem.numbers, strict=True)
+    )
