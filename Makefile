@@ -1,4 +1,5 @@
-# make run: the whole chain.  make test: the tests.  Both first bring .venv up to date.
+# make run: the whole chain.  make report: report.html about it.  make test: the tests.
+# All first bring .venv up to date.
 # make chaos: what the tests do to running jobs, by the hundred.
 # make test-slurm: the workflow on a Slurm cluster, which it sets up on a Debian machine, as root.
 # ARGS is handed on: make run ARGS="--configfile mine.yaml", make test ARGS="-k masking".
@@ -16,12 +17,15 @@ STAMP := .venv/up-to-date
 BENCH_STAMP := .venv-bench/up-to-date
 IN_VENV := . .venv/bin/activate &&
 
-.PHONY: setup run test test-slurm chaos bench lint lock
+.PHONY: setup run report test test-slurm chaos bench lint lock
 
 setup: $(STAMP)
 
 run: setup
 	$(IN_VENV) snakemake $(ARGS)
+
+report: setup
+	$(IN_VENV) snakemake report.html $(ARGS)
 
 test: setup
 	$(IN_VENV) pytest $(ARGS)

@@ -15,9 +15,11 @@ include: "rules/import_rollouts.smk"
 include: "rules/rft.smk"
 include: "rules/convert.smk"
 include: "rules/evaluate.smk"
+include: "rules/rounds.smk"
 include: "rules/statistics.smk"
 include: "rules/summary.smk"
 include: "rules/share.smk"
+include: "rules/report.smk"
 
 
 rule all:
@@ -29,13 +31,12 @@ rule all:
         rules.tokenize_sft.output,
         rules.sft_train.output,
         *([] if config["rollouts"]["file"] else SHARD_FILES),
-        "results/rollouts/round1.jsonl",
-        "results/rollouts/round1_receipt.json",
-        rules.select_rft_data.output,
-        rules.tokenize_rft.output,
-        rules.rft_train.output,
-        rules.choose_round.output,
-        expand(rules.ledger.output, round="round1"),
+        expand(rules.gather_rollouts.output, round=ROUNDS),
+        expand(rules.select_rft_data.output, round=ROUNDS),
+        expand(rules.tokenize_rft.output, round=ROUNDS),
+        expand(rules.rft_train.output, round=ROUNDS),
+        rules.select_round.output,
+        expand(rules.ledger.output, round=ROUNDS),
         expand(rules.evaluate.output, model=MODELS),
         rules.comparisons.output,
         rules.breakdown.output,

@@ -29,7 +29,7 @@ STARTS = {
     "gather_rollouts.py": ("", 1),
     "select_rft_data.py": ("", 1),
     "keep_ledger.py": ("", 1),
-    "choose_round.py": ("", 1),
+    "select_round.py": ("", 1),
     "evaluate_model.py": (MODEL, 4),
     "break_down.py": ("", 1),
     "compare_models.py": ("", 1),

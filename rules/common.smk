@@ -71,6 +71,10 @@ def libraries_of(script: str) -> dict[str, str]:
 BASE_MODEL = "resources/base_model/manifest.json"
 # The model that rollouts are sampled from: the base model, if the config names no other.
 SAMPLER = "resources/sampler_model/manifest.json" if config["rollouts"]["model"] else BASE_MODEL
+ROUNDS = range(1, config["rft"]["rounds"] + 1)
+# With several rounds, rft learns from all training questions but those that choose one of them.
+RFT_QUESTIONS = f"results/questions/{'rft_train' if len(ROUNDS) > 1 else 'train'}.jsonl"
+SET_ASIDE = "results/questions/rft_held_out.jsonl"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "receipt.json")
 SPLITS = ("train", "valid")
 # model -> the style it is asked in, and the folder of its adapter if it has one
@@ -103,7 +107,40 @@ def adapter_files(model: str) -> list[str]:
     return [*needed, receipt] if Path(receipt).is_file() else needed
 
 
+def adapter_of_round(number: int) -> list[str]:
+    """Return the files of a round's adapter, weights first; none of round 0, the base model."""
+    return [f"results/rft/round{number}/{name}" for name in ADAPTER_FILES if number]
+
+
+def engine_of(**roles: str) -> dict:
+    """Return what a rule reads of how its models are served: {} where none of them is.
+
+    `roles` are a rule's own names for its models, each with the one that the config knows.
+    """
+    served = config["engine"]["models"]
+    models = {role: served[model] for role, model in sorted(roles.items()) if model in served}
+    if config["engine"]["url"] is None or not models:
+        return {}
+    keys = {key: f"engine.{key}" for key in ("server", "check_prompts", "most_flips")}
+    return {"engine": {**settings_of(**keys), "models": models}}
+
+
+def connection_of(**roles: str) -> dict:
+    """Return how the server is reached, which no byte hangs on; {} where nothing is asked of it."""
+    keys = {key: f"engine.{key}" for key in ("url", "concurrency", "timeout", "retries")}
+    return settings_of(**keys) if engine_of(**roles) else {}
+
+
+def weights_of(model: str) -> str:
+    """Return the name by which the config knows a model's weights: `cot` asks those of `base`."""
+    return "base" if model == "cot" else model
+
+
 def training_keys(stage: str) -> dict[str, str]:
     """Return what training reads of its section of the config; the rest shaped its rows."""
     keys = ("lora", "learning_rate", "epochs", "batch_size", "gradient_checkpointing")
     return {key: f"{stage}.{key}" for key in keys}
+
+
+wildcard_constraints:
+    round="|".join(map(str, ROUNDS)),

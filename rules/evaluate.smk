@@ -30,7 +30,10 @@ rule evaluate:
             absolute_tolerance="evaluate.absolute_tolerance",
             answer_digits="sft.answer_digits",
         ),
+        model="{model}",
         style=lambda wildcards: MODELS[wildcards.model]["style"],
+        engine=lambda wildcards: engine_of(model=weights_of(wildcards.model)),
+        connection=lambda wildcards: connection_of(model=weights_of(wildcards.model)),
         libraries=libraries_of("scripts/evaluate_model.py"),
     script:
         "../scripts/evaluate_model.py"

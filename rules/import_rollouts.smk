@@ -7,6 +7,7 @@ if config["rollouts"]["file"]:
         input:
             given=local(config["rollouts"]["file"]),
             questions=rules.questions.output.train,
+            set_aside=[SET_ASIDE] if len(ROUNDS) > 1 else [],
             code=code_of("scripts/import_rollouts.py"),
         output:
             rollouts=ensure("results/rollouts/round1.jsonl", non_empty=True),

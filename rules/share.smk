@@ -1,8 +1,21 @@
 # What is given away. No rule here is part of a run: each is asked for by the name of its output.
 ADAPTERS = [model for model, entry in MODELS.items() if entry["adapter"]]
 THEIRS = [model for model in ADAPTERS if model not in ("sft", "rft")]
-SAMPLED = [] if config["rollouts"]["file"] else list(rules.gather_rollouts.input.receipts)
-# The receipts that tell how an adapter was made, its training's last; of somebody else's its own.
+SAMPLED = [path for path in SHARD_FILES if path.endswith("_receipt.json")]
+ROUNDS_MADE = expand(
+    [
+        rules.gather_rollouts.output.receipt,
+        *rules.select_rft_data.output,
+        rules.tokenize_rft.output.receipt,
+        rules.rft_train.output.receipt,  # without its weights: the chosen one's go along
+        rules.rft_train.output.history,
+        *(rules.evaluate_held_out.output if len(ROUNDS) > 1 else ()),
+        *rules.ledger.output,
+    ],
+    round=ROUNDS,
+)
+# The receipts that may tell how an adapter was made, its training's last; of somebody else's its
+# own.
 STAGES = {
     "sft": [
         rules.questions.output.receipt,
@@ -11,18 +24,27 @@ STAGES = {
     ],
     "rft": [
         rules.questions.output.receipt,
-        *SAMPLED[:1],  # shards differ in their number alone
-        "results/rollouts/round1_receipt.json",
-        rules.select_rft_data.output.receipt,
-        rules.tokenize_rft.output.receipt,
-        rules.choose_round.output.receipt,
+        *([rules.split_questions.output.receipt] if len(ROUNDS) > 1 else []),
+        *[
+            path
+            for number in ROUNDS
+            for path in (
+                # Shards differ in their number alone.
+                *[path for path in SAMPLED if f"/round{number}/shard_1_" in path],
+                f"results/rollouts/round{number}_receipt.json",
+                f"results/rft_data/round{number}_receipt.json",
+                f"results/tokenized/rft_round{number}_receipt.json",
+                f"results/rft/round{number}/receipt.json",
+            )
+        ],
+        rules.select_round.output.adapter_receipt,
     ],
     **{model: adapter_files(model)[2:] for model in THEIRS},
 }
 # Of the workflow itself, what a bundle takes along where it is there.
 WORKFLOW_FILES = (
     *("Snakefile", "Makefile", "README.md", "LICENSE", "requirements*", "pyproject.toml"),
-    *("rules/*.smk", "scripts/**/*.py", "schemas/*.yaml", "envs/*.yaml", "presets/*"),
+    *("rules/*.smk", "scripts/**/*.py", "schemas/*.yaml", "envs/*.yaml", "presets/*", "report/*"),
     "profiles/*/config.yaml",
 )
 
@@ -33,10 +55,10 @@ rule export_rollouts:
         questions=rules.questions.output.train,
         code=code_of("scripts/export_rollouts.py"),
     output:
-        triples="results/rft_data/round1.json",
-        receipt="results/rft_data/round1_export_receipt.json",
+        triples="results/rft_data/round{round}.json",
+        receipt="results/rft_data/round{round}_export_receipt.json",
     log:
-        "logs/export_rollouts.log",
+        "logs/export_rollouts_round{round}.log",
     conda:
         "../envs/light.yaml"
     params:
@@ -83,10 +105,16 @@ rule model_card:
         data=lambda wildcards: [
             rules.questions.output.train,
             rules.questions.output.valid,
-            *([rules.select_rft_data.output.rows] if wildcards.model == "rft" else []),
         ],
+        rows=lambda wildcards: (
+            expand(rules.select_rft_data.output.rows, round=ROUNDS)
+            if wildcards.model == "rft"
+            else []
+        ),
         yields=lambda wildcards: (
-            [rules.select_rft_data.output.yields] if wildcards.model == "rft" else []
+            expand(rules.select_rft_data.output.yields, round=ROUNDS)
+            if wildcards.model == "rft"
+            else []
         ),
         summary=rules.summary.output.table,
         summary_receipt=rules.summary.output.receipt,
@@ -126,14 +154,15 @@ rule bundle:
                 what=("stats.csv", "receipt.json"),
             ),
             *SAMPLED,
-            "results/rollouts/round1_receipt.json",
-            *rules.select_rft_data.output,
+            *ROUNDS_MADE,
+            *([*rules.split_questions.output] if len(ROUNDS) > 1 else []),
+            rules.select_round.output.table,
+            rules.select_round.output.receipt,
             *expand(
                 "results/{model}_{what}",
                 model=MODELS,
                 what=("eval.csv", "predictions.jsonl", "receipt.json"),
             ),
-            *expand(rules.ledger.output, round="round1"),
             *rules.summary.output,
             *rules.comparisons.output,
             *rules.breakdown.output,

@@ -47,19 +47,18 @@ rule breakdown:
 
 rule ledger:
     input:
-        rollouts="results/rollouts/{round}.jsonl",
-        kept="results/rft_data/{round}.jsonl",
+        rollouts="results/rollouts/round{round}.jsonl",
+        kept="results/rft_data/round{round}.jsonl",
+        left_out="results/rft_data/round{round}_left_out.csv",
         questions=rules.questions.output.train,
         code=code_of("scripts/keep_ledger.py"),
     output:
-        ledger="results/rft_data/{round}_ledger.csv",
-        never_solved="results/rft_data/{round}_never_solved.csv",
-        marginal="results/rft_data/{round}_marginal.csv",
-        receipt="results/rft_data/{round}_ledger_receipt.json",
+        ledger="results/rft_data/round{round}_ledger.csv",
+        never_solved="results/rft_data/round{round}_never_solved.csv",
+        marginal="results/rft_data/round{round}_marginal.csv",
+        receipt="results/rft_data/round{round}_ledger_receipt.json",
     log:
-        "logs/ledger_{round}.log",
-    wildcard_constraints:
-        round=r"round\d+",
+        "logs/ledger_round{round}.log",
     conda:
         "../envs/light.yaml"
     params:
@@ -106,6 +105,8 @@ rule sampled:
             answer_digits="sft.answer_digits",
         ),
         style=lambda wildcards: MODELS[wildcards.model]["style"],
+        engine=lambda wildcards: engine_of(model=weights_of(wildcards.model)),
+        connection=lambda wildcards: connection_of(model=weights_of(wildcards.model)),
         libraries=libraries_of("scripts/sample_answers.py"),
     script:
         "../scripts/sample_answers.py"

@@ -45,7 +45,7 @@ rule gate:
         others=[
             rules.comparisons.output.table,
             rules.breakdown.output.table,
-            "results/rft_data/round1_ledger.csv",
+            *expand(rules.ledger.output.ledger, round=ROUNDS),
         ],
         code=code_of("scripts/check_gate.py"),
     output:

@@ -1,31 +1,36 @@
-"""Rule generate_rft_data: questions, SFT adapter and sampler in; a shard's completions out."""
+"""Rule generate_rft_data: questions, SFT model and sampler in; a shard's completions out."""
 
+import os
 from pathlib import Path
 
 from posttrain import artifacts, jobs, lineage
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import adapters, checkpoints, devices, models, rollouts
+    from posttrain import adapters, checkpoints, devices, engines, models, rollouts
 
-    recipe = snakemake.params.recipe | {"round": snakemake.params.round}
+    params = snakemake.params
+    recipe = params.recipe | {"round": params.round, "style": params.style} | params.engine
     devices.use_threads(snakemake.threads)
     origin = lineage.origin_of_rule(snakemake, recipe, devices.describe(snakemake.threads))
     shard, shards = int(snakemake.wildcards.shard), int(snakemake.wildcards.shards)
     kept = checkpoints.Checkpoints(f"{snakemake.rule}_{shard}_of_{shards}", origin)
-    folders = [models.verified(m) for m in (snakemake.input.base, snakemake.input.sampler)]
+    manifests = (snakemake.input.base, snakemake.input.sampler)
     sft = adapters.load(snakemake.input.base, Path(snakemake.input.adapter).parent)
-    rows = rollouts.sample(
-        adapters.ready(sft),
-        devices.ready(models.load_model(folders[1], devices.FULL)),
-        [models.load_tokenizer(folder) for folder in folders],
-        artifacts.read_jsonl(snakemake.input.questions),
-        recipe,
-        kept,
-        shard,
-        shards,
-    )
+    sampler = adapters.load_any(snakemake.input.sampler, snakemake.input.sampler_adapter)
+    tokenizers = [models.load_tokenizer(models.verified(manifest)) for manifest in manifests]
+    questions = artifacts.read_jsonl(snakemake.input.questions)
+    told = (questions, recipe, params.connection, os.environ.get("ENGINE_API_KEY"))
+    asked = {
+        "sft": engines.opened("sft", adapters.ready(sft), tokenizers[0], "answer", *told),
+        "sampler": engines.opened(
+            "sampler", adapters.ready(sampler), tokenizers[1], params.style, *told
+        ),
+    }
+    rows = rollouts.sample(*asked.values(), tokenizers, questions, recipe, kept, shard, shards)
     adapters.refuse_changed(sft)
+    adapters.refuse_changed(sampler)
     artifacts.write_jsonl(snakemake.output.rollouts, rows)
+    origin["computed"] |= engines.stated(**asked)
     receipt = lineage.receipt(origin, dict(snakemake.output.items()))
     artifacts.write_json(snakemake.output.receipt, receipt)
     kept.clear()

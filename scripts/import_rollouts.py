@@ -12,7 +12,8 @@ with jobs.running(snakemake.log[0]):
     golds = [question["answer"] for question in questions]
     scoring.self_test(golds, recipe["answer_digits"], recipe, task)
     given = triples.read(snakemake.input.given, task)
-    found = triples.judged(given, questions, recipe, task)
+    aside = {row["id"] for path in snakemake.input.set_aside for row in artifacts.read_jsonl(path)}
+    found = triples.judged(given, questions, recipe, task, aside)
     counts = triples.counted(found.refused)
     log.info("%d of %d rows are sound", len(given) - len(found.refused), len(given))
     for row in counts:

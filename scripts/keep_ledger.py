@@ -5,13 +5,14 @@ from posttrain import artifacts, jobs, lineage, logs
 with jobs.running(snakemake.log[0]):
     from posttrain import ledger
 
-    name = snakemake.wildcards.round
+    name = f"round{snakemake.wildcards.round}"
     rollouts, kept, questions = map(
         artifacts.read_jsonl,
         (snakemake.input.rollouts, snakemake.input.kept, snakemake.input.questions),
     )
     asked = len({row["question_id"] for row in rollouts})
-    measures = ledger.measures(name, rollouts, kept, questions)
+    left_out = artifacts.read_csv(snakemake.input.left_out)
+    measures = ledger.measures(name, rollouts, kept, left_out, questions)
     unsolved = ledger.never_solved(name, rollouts, questions)
     marginal = ledger.marginal(name, rollouts)
     logs.log.info("%s: %d of %d questions never solved", name, len(unsolved), asked)

@@ -7,11 +7,13 @@ with jobs.running(snakemake.log[0]):
 
     given, model = snakemake.input, snakemake.wildcards.model
     lineage.refuse_changed([given.summary_receipt, given.comparisons_receipt, given.evaluation])
+    stages = card.leading_to_last({path: artifacts.read_json(path) for path in given.stages})
+    written = {path for stage in stages.values() for path in stage["outputs"]}
     evidence = card.Evidence(
         model=model,
         adapter_files=list(given.adapter),
-        data=list(given.data),
-        stages={path: artifacts.read_json(path) for path in given.stages},
+        data=[*given.data, *(path for path in given.rows if path in written)],
+        stages=stages,
         manifest=artifacts.read_json(given.base),
         evaluation=artifacts.read_json(given.evaluation),
         summary=artifacts.read_csv(given.summary),
@@ -21,7 +23,7 @@ with jobs.running(snakemake.log[0]):
             if model in (row["model"], row["other"])
         ],
         example=artifacts.read_jsonl(given.predictions)[0],
-        yields=artifacts.read_csv(given.yields[0])[0] if given.yields else None,
+        yields=[artifacts.read_csv(path)[0] for path in given.yields if path in written],
     )
     artifacts.write_text(snakemake.output.card, card.text(evidence))
     artifacts.write_json(snakemake.output.receipt, lineage.receipt_of_rule(snakemake, {}))

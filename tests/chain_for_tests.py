@@ -24,6 +24,7 @@ WORKFLOW = (
     "envs",
     "profiles",
     "presets",
+    "report",
 )
 TINY = "tests/tiny.yaml"
 LONGEST = 900  # seconds that a run may take before it counts as stuck

@@ -35,11 +35,13 @@ READERS = {
     "sft_train": {"generate_rft_data", "evaluate sft"},
     "generate_rft_data": {"gather_rollouts"},
     "gather_rollouts": {"select_rft_data", "ledger"},
-    "select_rft_data": {"tokenize_rft", "ledger"},
+    "select_rft_data": {"tokenize_rft", "ledger", "select_round"},
     "ledger": {"gate"},
-    "tokenize_rft": {"rft_train"},
-    "rft_train": {"choose_round"},
-    "choose_round": {"evaluate rft"},
+    "tokenize_rft": {"rft_train", "select_round"},
+    "rft_train": {"select_round"},
+    "select_round": {"evaluate rft"},
+    "split_questions": {"generate_rft_data", "evaluate_held_out"},
+    "evaluate_held_out": {"select_round"},
     **{evaluation: GATHERING for evaluation in (*EVALUATIONS, "evaluate mine")},
     "comparisons": {"gate"},
     "breakdown": {"gate"},
@@ -47,7 +49,7 @@ READERS = {
     "verdicts": {"gate"},
     "gate": set(),
 }
-ALL = set(READERS) - {"evaluate mine"}
+ALL = set(READERS) - {"evaluate mine", "split_questions", "evaluate_held_out"}
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,24 @@ CHANGES = [
     setting({"generate_rft_data"}, rollouts={"max_new_tokens": 60, "questions_per_chunk": 64}),
     setting({"generate_rft_data"}, rollouts={"temperature": 0.7}),
     setting({"generate_rft_data"}, rollouts={"shards": 2}),  # the same bytes, by other jobs
+    setting({"generate_rft_data"}, rollouts={"extra_samples": 8}),
     setting({"select_rft_data"}, rollouts={"keep_per_question": 3}),
+    setting({"select_rft_data"}, rollouts={"keep_tolerance": 0.01}),
+    setting({"select_rft_data"}, rollouts={"prefer": "shortest"}),
+    setting({"select_rft_data"}, rollouts={"farthest_apart": True}),
+    setting({"select_rft_data"}, rft={"gold_rows": 0.5}),
+    setting({"split_questions"}, rft={"rounds": 2}),  # of one round's run nothing can stay
+    setting(set(), rft={"held_out": 0.2}),  # unread where there is one round
     setting(EVALUATIONS, evaluate={"limit": 20}),
     setting(COMPLETING, evaluate={"relative_tolerance": 0.04}),
+    setting(
+        {"generate_rft_data", "evaluate sft"},
+        engine={"url": "http://localhost:8000/v1", "models": {"sft": "sft"}},
+    ),
+    setting(
+        {"generate_rft_data", "evaluate base", "evaluate cot"},
+        engine={"url": "http://localhost:8000/v1", "models": {"base": "base"}},
+    ),
     setting({"verdicts"}, evaluate={"require": {"sft": {"accuracy": 0.01}}}),
     Change(
         "an adapter of one's own is added",
@@ -213,7 +230,9 @@ CHANGES = [
         made=line_in("scripts/make_questions.py"),
     ),
     Change("scripts/train_adapter.py changed", TRAINING, made=line_in("scripts/train_adapter.py")),
-    module("selection", "select_rft_data"),
+    module("selection", "select_rft_data", "ledger"),
+    module("distance", "select_rft_data"),
+    module("rounds", "select_round"),
     module("masking", *TOKENIZING, *TRAINING, *COMPLETING),
     module("corpus", "base_model", "questions"),
     module("task_units", "base_model", "questions"),
@@ -269,6 +288,7 @@ CHANGES = [
     setting(set(), rft={"batch_size": 8, "epochs": 2}),  # the same, in another order
     setting(set(), rollouts={"temperature": 0.8000}, sft={"lora": {"alpha": 32, "r": 16}}),
     setting(set(), sft={"lora": {"alpha": 32.0, "dropout": 0}}),  # 32.0 for 32, 0 for 0.0
+    setting(set(), engine={"concurrency": 4, "models": {"sft": "sft"}}),  # of no server
     Change("comment in config.yaml", set(), made=line_in("config.yaml")),
     Change("schema's comment changed", set(), made=line_in("schemas/config.schema.yaml")),
 ]

@@ -52,7 +52,7 @@ STAGES = {  # rule -> an output of it
     "gather_rollouts": "results/rollouts/round1.jsonl",
     "select_rft_data": "results/rft_data/round1.jsonl",
     "rft_train": "results/rft/round1/adapter_model.safetensors",
-    "choose_round": "results/rft/adapter_model.safetensors",
+    "select_round": "results/rft/adapter_model.safetensors",
     "evaluate": "results/sft_eval.csv",
     "summary": "results/summary.csv",
     "verdicts": "results/verdicts.csv",

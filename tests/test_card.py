@@ -58,7 +58,7 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> card.Evidence:
             "prompt": "Question: How many gram are there per 6 kg?\nReasoning:",
             "completion": " 6 * 1000 = 6000. <answer>6000</answer>",
         },
-        yields={"questions": "100", "solved": "88"},
+        yields=[{"questions": "100", "solved": "88"}],
     )
 
 
@@ -151,7 +151,7 @@ def test_of_somebody_elses_adapter_it_says_what_is_not_known(evidence):
         model="mine",
         stages={},
         summary=[evidence.summary[0], row("mine", f"unproven:{SHA['theirs']}", 5)],
-        yields=None,
+        yields=[],
     )
     text = card.text(theirs)
     assert "of somebody else's making" in text

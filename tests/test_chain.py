@@ -15,8 +15,12 @@ from pathlib import Path
 
 import chaos
 import pytest
+import yaml
 from chain_for_tests import ROOT, TINY, Chain, fresh_clone
 from changes import CHANGES, Change, planned
+from jsonschema import validate
+from servers_for_tests import serving
+from test_report import Page
 
 pytestmark = pytest.mark.chain
 
@@ -36,7 +40,7 @@ EVALUATION = [
     "truncated",
 ]
 GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
-TRAIN_RFT = {"rft_train": 1, "choose_round": 1, "evaluate": 1, **GATHER}
+TRAIN_RFT = {"rft_train": 1, "select_round": 1, "evaluate": 1, **GATHER}
 WHOLE = {
     "base_model": 1,
     "questions": 1,
@@ -99,7 +103,9 @@ def test_every_file_of_the_contract_is_there(chain: Chain):
         ),
         *(f"results/{folder}/{n}" for folder in ("sft", "rft", "rft/round1") for n in adapter),
         "results/rollouts/round1.jsonl",
+        "results/rft/rounds.csv",
         *(f"results/rft_data/round1{end}" for end in (".jsonl", "_yield.csv", "_ledger.csv")),
+        "results/rft_data/round1_left_out.csv",
         *(f"results/rft_data/round1_{name}.csv" for name in ("never_solved", "marginal")),
         *(f"results/{m}_{n}" for m in MODELS for n in ("eval.csv", "predictions.jsonl")),
         "results/summary.csv",
@@ -154,7 +160,7 @@ def test_a_row_names_the_bytes_of_the_adapter_it_scored(chain: Chain):
 def test_receipts_state_the_bytes_that_went_in_and_came_out(chain: Chain):
     receipts = sorted(chain.folder.glob("results/**/*receipt.json"))
     stages = {json.loads(path.read_text("utf-8"))["stage"] for path in receipts}
-    assert stages == set(WHOLE) - {"base_model", "choose_round", "gate", "all"}
+    assert stages == set(WHOLE) - {"base_model", "gate", "all"}
     for path in receipts:
         receipt = json.loads(path.read_text("utf-8"))
         for group in ("inputs", "code", "outputs"):
@@ -305,6 +311,123 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
     assert not (again / "results/passed.csv").exists()
 
 
+# Rounds
+
+A_ROUND = {
+    "generate_rft_data": 1,
+    "gather_rollouts": 1,
+    "select_rft_data": 1,
+    "ledger": 1,
+    "tokenize_rft": 1,
+    "rft_train": 1,
+    "evaluate_held_out": 1,
+}
+CHOICE = {"select_round": 1, "evaluate": 1, **GATHER}
+
+
+def test_a_second_round_samples_from_the_first_ones_adapter(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    two = ("--configfile", TINY, again.overlay({"rft": {"rounds": 2}}, "two.yaml"))
+    said = again.snakemake(*ONE_CORE, *two)
+    assert said.status == 0, said.text
+    assert said.jobs == {"split_questions": 1, **{rule: 2 for rule in A_ROUND}, **CHOICE}
+
+    train, held_out = (
+        {row["id"] for row in again.rows(f"results/questions/rft_{part}.jsonl")}
+        for part in ("train", "held_out")
+    )
+    assert (len(train), len(held_out), len(train & held_out)) == (108, 12, 0)
+    rollouts = [again.rows(f"results/rollouts/round{number}.jsonl") for number in (1, 2)]
+    for sampled in rollouts:
+        assert {row["question_id"] for row in sampled} == train
+    assert {row["seed"] for row in rollouts[0]}.isdisjoint(row["seed"] for row in rollouts[1])
+    first = sha256(again / "results/rft/round1/adapter_model.safetensors")
+    shard = json.loads(
+        (again / "results/rollouts/round2/shard_1_of_1_receipt.json").read_text("utf-8")
+    )
+    assert shard["inputs"]["results/rft/round1/adapter_model.safetensors"] == first
+    assert shard["settings"]["style"] == "reasoning"
+
+    kept = [again.rows(f"results/rft_data/round{number}.jsonl") for number in (1, 2)]
+    assert kept[1][: len(kept[0])] == kept[0]
+    new = [row["id"] for row in kept[1][len(kept[0]) :]]
+    assert new
+    assert all("-r2-" in name for name in new)
+    assert max(Counter(row["question_id"] for row in kept[1]).values()) <= 4
+
+    columns, rows = table(again / "results/rft/rounds.csv")
+    assert columns[:3] == ["round", "questions", "correct"]
+    for row in rows:
+        folder = f"results/rft/round{row['round']}"
+        [figures] = table(again / f"{folder}/held_out_eval.csv")[1]
+        assert list(figures) == EVALUATION
+        assert figures["adapter_sha256"] == sha256(again / f"{folder}/adapter_model.safetensors")
+        assert (figures["questions"], figures["correct"]) == (row["questions"], row["correct"])
+        asked = again.rows(f"{folder}/held_out_predictions.jsonl")
+        assert {line["id"] for line in asked} == held_out
+    assert [int(row["kept"]) for row in rows] == [len(part) for part in kept]
+    [chosen] = [row for row in rows if row["chosen"] == "yes"]
+    assert int(chosen["correct"]) == max(int(row["correct"]) for row in rows)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "receipt.json"):
+        of_round = again / f"results/rft/round{chosen['round']}/{name}"
+        assert sha256(again / f"results/rft/{name}") == sha256(of_round)
+    of_round = again / f"results/tokenized/rft_round{chosen['round']}.jsonl"
+    assert sha256(again / "results/tokenized/rft.jsonl") == sha256(of_round)
+
+    shown = subprocess.run(
+        [sys.executable, "scripts/show_lineage.py", "results/rft_data/round2.jsonl", new[-1]],
+        cwd=again.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for path in ("questions/rft_train", "rollouts/round2", "tokenized/rft_round2"):
+        assert f"results/{path}.jsonl  (line " in shown
+    assert "results/rft/round2/adapter_model.safetensors" in shown
+
+    assert again.plan(*ONE_CORE, *two).jobs == {}
+    assert again.plan("results/rft/README.md", *two).jobs == {"model_card": 1}
+    three = again.overlay({"rft": {"rounds": 3}}, "three.yaml")
+    assert again.plan("--configfile", TINY, three).jobs == A_ROUND | CHOICE
+    fewer = again.overlay({"rollouts": {"keep_per_question": 3}}, "fewer.yaml")
+    wanted = {rule: 2 for rule in A_ROUND} | CHOICE
+    wanted |= {"generate_rft_data": 1, "gather_rollouts": 1}  # the first round's stay
+    assert again.plan(*two, fewer).jobs == wanted
+    one = {rule: 1 for rule in A_ROUND if rule != "evaluate_held_out"} | CHOICE
+    assert again.plan("--configfile", TINY).jobs == one
+
+
+# What is told of a run
+
+
+def test_the_report_says_what_the_run_left(chain: Chain):
+    said = chain.snakemake("report.html", *ONE_CORE, "--configfile", TINY)
+    assert said.status == 0, said.text
+    assert said.jobs == {"report": 1}
+    text = (chain / "report.html").read_text("utf-8")
+    assert len(text) < 3_000_000
+    page = Page(text)
+    shown = {tuple(row) for row in page.rows}
+    tables = {
+        "summary.csv": [name for name in EVALUATION if name != "adapter_sha256"],
+        "comparisons.csv": None,
+        **{f"rft_data/round1_{n}.csv": None for n in ("yield", "ledger", "never_solved")},
+        "rft_data/round1_marginal.csv": None,
+    }
+    for name, columns in tables.items():
+        names, rows = table(chain / "results" / name)
+        wanted = [tuple(row[column] for column in columns or names) for row in rows]
+        assert [row for row in wanted if row not in shown] == [], name
+    for row in table(chain / "results/summary.csv")[1]:
+        assert row["adapter_sha256"] in page.text
+    assert "Not as the receipts state" not in page.text
+    assert "Every model passes its bar." in page.text
+    (chain / "report.html").unlink()
+    chain.snakemake("report.html", *ONE_CORE, "--configfile", TINY)
+    assert (chain / "report.html").read_text("utf-8") == text
+    (chain / "report.html").unlink()
+
+
 # Runs beside the first
 
 
@@ -372,13 +495,104 @@ def test_a_sampled_evaluation_is_asked_for_by_name(chain: Chain):
     shutil.rmtree(chain / "results/sampled")
 
 
+def test_another_engine_evaluates_and_samples_once_it_is_proven(chain: Chain, tmp_path: Path):
+    """The base model is served, under the name of the sft model too, which must not be scored."""
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"), {"ENGINE_API_KEY": "sk-no"})
+    base = str(again / "resources/base_model")
+    few = {"samples_per_question": 1, "samples_when_sft_is_right": 1, "keep_per_question": 1}
+    settings = {
+        "rollouts": {**few, "max_new_tokens": 16},
+        "evaluate": {"limit": 10, "max_new_tokens": 16},
+    }
+    with serving(tmp_path / "cache") as port:
+        engine = {"url": f"http://127.0.0.1:{port}/v1", "server": "transformers"}
+        engine |= {"models": {"base": base, "sft": base}, "check_prompts": 10, "most_flips": 0.3}
+        told = ("--configfile", TINY, again.overlay(settings | {"engine": engine}), "--")
+        allowed = again.environ | {"ALLOWED": f"evaluate_model.py 127.0.0.1:{port}"}
+        said = Chain(again.folder, allowed).snakemake(*ONE_CORE, *told, "results/base_eval.csv")
+        assert said.status == 0, said.text
+        refused = Chain(again.folder, allowed).snakemake(*ONE_CORE, *told, "results/sft_eval.csv")
+        engine["models"] = {"base": base}
+        again.overlay(settings | {"engine": engine})
+        rollouts = "results/rollouts/round1/shard_1_of_1.jsonl"
+        allowed |= {"ALLOWED": f"generate_rft_data.py 127.0.0.1:{port}"}
+        sampled = Chain(again.folder, allowed).snakemake(*ONE_CORE, *told, rollouts)
+        assert sampled.status == 0, sampled.text
+    assert refused.status == 1
+    assert f"{engine['url']} does not serve under {base!r} the model that is here" in refused.error
+    schema = yaml.safe_load((again / "schemas/receipt.schema.yaml").read_text("utf-8"))
+    for path, role in (
+        ("results/base_receipt.json", "model"),
+        ("results/rollouts/round1/shard_1_of_1_receipt.json", "sampler"),
+    ):
+        receipt = json.loads((again / path).read_text("utf-8"))
+        validate(receipt, schema)
+        [(name, proof)] = receipt["computed"]["engines"].items()
+        assert (name, proof["model"], proof["prompts"]) == (role, base, 10)
+        assert proof["flips"] <= 3
+        assert "sk-no" not in json.dumps(receipt)
+    assert len(again.rows("results/base_predictions.jsonl")) == 10
+    assert {row["sample"] for row in again.rows(rollouts)} == {0}
+
+
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
-    of_run = {rule: count for rule, count in WHOLE.items() if rule not in ("base_model", "all")}
-    own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in of_run.items()}
-    assert said.jobs == {"base_model": 1, "sweep": 1, **own}
-    written = re.findall(r"\b(?:results|logs|benchmarks)/[\w/.]+", said.text)
-    assert {path for path in written if "/sweeps/" not in path} == {"logs/base_model.log"}
+    not_asked = ("comparisons", "breakdown", "ledger", "gate", "all")
+    first = {rule: count for rule, count in WHOLE.items() if rule not in not_asked}
+    own = {f"{run}_{rule}": n for run in ("seed1", "rank8") for rule, n in first.items()}
+    shared = {f"{run}_base_model" for run in ("seed1", "rank8")}
+    own = {rule: count for rule, count in own.items() if rule not in shared}
+    assert said.jobs == {"all_runs": 1, "sweep": 1, **first, **own}
+
+
+@pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 10)])
+def test_a_finished_run_counts_as_the_first_of_a_sweep(chain: Chain, preset: str, runs: int):
+    said = chain.plan("--snakefile", f"presets/{preset}.smk", "--configfile", TINY)
+    jobs = said.jobs
+    assert jobs.pop(preset) == jobs.pop("sweep") == 1
+    assert sum(rule.endswith("_sft_train") for rule in jobs) == runs
+    assert not set(jobs) & set(WHOLE), "the first run, and with it the base model, is there"
+    outputs = re.findall(r"^ {4}output: (.*)$", said.text, re.MULTILINE)
+    assert outputs
+    assert all("results/sweeps/" in path for line in outputs for path in line.split(", "))
+
+
+def test_a_run_of_a_sweep_has_a_report_of_its_own(clone: Chain):
+    page = "results/sweeps/rank8/report.html"
+    said = clone.plan(page, "--snakefile", "presets/sweep.smk", "--configfile", TINY)
+    assert said.jobs["rank8_report"] == 1
+    [job] = re.findall(r"^(?:local)?rule rank8_report:\n((?: {4}.*\n)*)", said.text, re.MULTILINE)
+    read = re.search(r"input: (.*)", job)[1].split(", ")
+    made = [path for path in read if path.startswith("results/")]
+    assert [path for path in made if not path.startswith("results/sweeps/rank8/")] == []
+    assert "results/sweeps/rank8/sft/receipt.json" in made
+
+
+@pytest.mark.long
+def test_two_seeds_make_one_table(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow", symlinks=True))
+    (again / "presets/two.smk").write_text(
+        'SWEEP, RUNS = "two", {"seed1": {"seed": 1}}\n\ninclude: "runs.smk"\n'
+        "rule two:\n    default_target: True\n    input: rules.sweep.output\n",
+        encoding="utf-8",
+    )
+    bars = again.overlay({"evaluate": {"require": {"rft": {"accuracy": 1.0}}}})
+    said = again.snakemake("--snakefile", "presets/two.smk", *ONE_CORE, "--configfile", TINY, bars)
+    assert said.status == 0, said.text
+    _, rows = table(again / "results/sweeps/two.csv")
+    assert [(row["run"], row["value"], row["model"]) for row in rows] == [
+        (run, value, model) for run, value in (("first", ""), ("seed1", "1")) for model in MODELS
+    ]
+    for run, folder in (("first", "results"), ("seed1", "results/sweeps/seed1")):
+        summary = table(again / folder / "summary.csv")[1]
+        of_run = [row for row in rows if row["run"] == run]
+        assert [{key: row[key] for key in EVALUATION} for row in of_run] == summary
+    assert {row["passed"] for row in rows if row["model"] == "rft"} == {"no"}, "and yet it is there"
+    _, spread = table(again / "results/sweeps/two_spread.csv")
+    assert [(row["changed"], row["model"], row["runs"]) for row in spread] == [
+        ("seed", model, "2") for model in MODELS
+    ]
+    assert "<svg" in (again / "results/sweeps/two.svg").read_text("utf-8")
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):

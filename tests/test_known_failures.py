@@ -140,13 +140,13 @@ def test_peft_scores_an_adapter_on_another_base_model(sound, tmp_path):
         adapters.load(other, sound)
 
 
-def make_run(manifest: Path, folder: Path, count: int) -> None:
-    """Make of a run what sft_train reads and writes: so many rows, an adapter and its receipt."""
-    rows = folder / "results/tokenized/sft.jsonl"
+def make_run(manifest: Path, folder: Path, count: int, name: str = "sft") -> None:
+    """Make of a run what a training reads and writes: so many rows, an adapter and its receipt."""
+    rows = folder / f"results/tokenized/{name.replace('/', '_')}.jsonl"
     artifacts.write_jsonl(rows, labelled_rows(count))
-    adapter = save_trained(manifest, folder / "results/sft", count=count)
+    adapter = save_trained(manifest, folder / f"results/{name}", count=count)
     named = {"base": str(manifest), "rows": str(rows), "code": []}
-    origin = lineage.origin("sft_train", named, RECIPE, {})
+    origin = lineage.origin(f"{name[:3]}_train", named, RECIPE, {})
     stated = lineage.receipt(origin, {"weights": str(adapter / WEIGHTS)})
     artifacts.write_json(adapter / RECEIPT, stated | artifacts.read_json(adapter / RECEIPT))
 
@@ -174,6 +174,21 @@ def test_another_run_s_adapter_copied_over_with_its_receipt_is_sound_in_all_else
     rows.unlink()
     shutil.copytree(tmp_path / "there" / adapter, adapter)
     assert adapters.load(base, adapter).receipt, "rows that are gone refuse nothing"
+
+
+def test_a_rounds_adapter_is_held_against_the_rows_of_its_round(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, count in ((1, 20), (2, 12)):
+        make_run(base, Path(), count, f"rft/round{number}")
+    own = adapters.load(base, "results/rft/round1").sha256
+    shutil.copytree("results/rft/round2", "results/rft/round1", dirs_exist_ok=True)
+    with pytest.raises(AdapterError) as caught:
+        adapters.load(base, "results/rft/round1")
+    assert str(caught.value).startswith(
+        "results/rft/round1: this adapter was not trained on results/tokenized/rft_round1.jsonl: "
+    )
+    Path("results/tokenized/rft_round1.jsonl").unlink()
+    assert adapters.load(base, "results/rft/round1").sha256 != own
 
 
 def test_a_chat_template_taken_away_makes_another_base_model(tmp_path):

@@ -3,9 +3,9 @@
 from itertools import combinations
 
 import pytest
-from test_selection import DIRECT, OTHERS, rollout
+from test_selection import DIRECT, OTHERS, fates_of, rollout
 
-from posttrain import artifacts, ledger, selection, task_units
+from posttrain import artifacts, ledger, scoring, selection, task_units
 
 
 def sampled(question, *texts, sft="wrong", **given):
@@ -33,11 +33,13 @@ ROLLOUTS = [
     *sampled("train-0004", DIRECT, OTHERS[0], OTHERS[1], answer="7000"),
     *sampled("train-0004", DIRECT, answer="7 000"),
 ]
-KEPT = selection.select(ROLLOUTS, 2, task_units)
+FATES = fates_of(ROLLOUTS, keep_per_question=2)
+KEPT = selection.rows_kept([ROLLOUTS], [FATES], task_units)
+LEFT_OUT = selection.left_out(ROLLOUTS, FATES)
 
 
 def measured(rollouts=ROLLOUTS, kept=KEPT, questions=QUESTIONS):
-    rows = ledger.measures("round2", rollouts, kept, questions)
+    rows = ledger.measures("round2", rollouts, kept, LEFT_OUT, questions)
     assert {tuple(row) for row in rows} == {ledger.COLUMNS}
     assert {row["round"] for row in rows} == {"round2"}
     found = {}
@@ -66,6 +68,7 @@ def test_a_ledger_counted_by_hand():
         },
         "questions_by_paths": {0: 2, 1: 1, 2: 0, 3: 1},
         "questions_by_kept": {0: 2, 1: 1, 2: 1},
+        "sound_samples": {"kept": 3, "held_out": 0, "inexact": 0, "same_path": 1, "over_cap": 1},
         "questions_by_sft_verdict": {"correct": 1, "wrong": 3}
         | dict.fromkeys(("unparseable", "truncated", "error"), 0),
         "share_solved": {"all": 0.5, "mass": 1.0, "not stated": 0.0, "time": 0.0},
@@ -83,7 +86,7 @@ def test_rollouts_that_somebody_else_sampled_have_no_sft_verdict():
 
 
 def test_the_ledger_agrees_with_what_the_selection_reports(tmp_path):
-    found, counts = measured(), selection.yields(ROLLOUTS, KEPT)
+    found, counts = measured(), selection.yields(ROLLOUTS, FATES, KEPT)
     assert found["share_solved"]["all"] == counts["share_solved"]
     for measure, table in found.items():
         if measure.startswith("questions_by"):
@@ -138,7 +141,7 @@ def test_fewer_samples_bring_the_mean_over_every_choice_of_them():
         for samples in asked.values():
             choices = list(combinations(samples, min(k, len(samples))))
             paths = [
-                {tuple(one["path"]) for one in some if selection.is_sound(one)} for some in choices
+                {tuple(one["path"]) for one in some if scoring.is_sound(one)} for some in choices
             ]
             taken += min(k, len(samples))
             solved += sum(map(bool, paths)) / len(choices)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from test_selection import kept_of
 
-from posttrain import ancestry, artifacts, lineage, selection, task_units
+from posttrain import ancestry, artifacts, lineage
 from posttrain.errors import PosttrainError, ScoringError
 
 HOME = Path(__file__).parents[1]
@@ -128,7 +129,7 @@ def run(tmp_path, monkeypatch) -> Path:
         stage("generate_rft_data", receipt, [manifest, splits[0], *sft], [path])
     raw = write("results/rollouts/round1.jsonl", sampled)
     stage("gather_rollouts", "results/rollouts/round1_receipt.json", shards, [raw])
-    write(KEPT, selection.select(sampled, 2, task_units))
+    write(KEPT, kept_of(sampled, keep_per_question=2))
     stage("select_rft_data", "results/rft_data/round1_receipt.json", [raw], [KEPT])
     *labelled, dropped = [{"id": row["id"]} for row in artifacts.read_jsonl(KEPT)]
     assert dropped == {"id": "train-0003-03"}
@@ -235,6 +236,27 @@ def test_a_question_leads_to_every_adapter_that_learnt_from_it(run):
     assert stands(found)["results/rollouts/round1.jsonl"] == "line 5, 6, 7, 8"
     assert stands(found)[KEPT] == "line 3, 4"
     assert sorted(child.head.text for child in found.children) == ["rft_train", "sft_train"]
+
+
+def test_a_row_of_a_later_round_leads_to_that_rounds_rollout_alone(run):
+    first = artifacts.read_jsonl("results/rollouts/round1.jsonl")
+    raw = write("results/rollouts/round2.jsonl", [row | {"round": 2} for row in first])
+    stage("gather_rollouts", "results/rollouts/round2_receipt.json", [SHARD], [raw])
+    rows = artifacts.read_jsonl(KEPT)
+    rows.append(rows[0] | {"id": "train-0001-r2-02"})
+    rows.append(rows[0] | {"id": "train-0003-gold", "question_id": "train-0003", "reasoning": None})
+    kept = write("results/rft_data/round2.jsonl", rows)
+    inputs = ["results/rollouts/round1.jsonl", raw]
+    stage("select_rft_data", "results/rft_data/round2_receipt.json", inputs, [kept])
+    later = stands(of_row(kept, "train-0001-r2-02"))
+    assert later[raw] == "line 3"
+    assert "results/rollouts/round1.jsonl" not in later
+    earlier = stands(of_row(kept, rows[0]["id"]))
+    assert earlier["results/rollouts/round1.jsonl"] == "line 2"
+    assert raw not in earlier
+    gold = stands(of_row(kept, "train-0003-gold"))
+    assert gold["results/rollouts/round1.jsonl"] == gold[raw] == "line 9, 10, 11, 12"
+    assert gold["results/questions/train.jsonl"] == "line 3"
 
 
 @pytest.mark.parametrize(

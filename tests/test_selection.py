@@ -33,6 +33,9 @@ RECIPE = {
     "temperature": 1.0,
     "samples_per_question": 5,
     "samples_when_sft_is_right": 2,
+    "extra_samples": 0,
+    "extra_below": 1,
+    "style": "worked",
     "questions_per_chunk": 4,
 }
 QUESTIONS = [
@@ -207,12 +210,12 @@ def test_a_sample_that_the_verifier_fails_on_is_counted_and_never_kept(monkeypat
     assert [one["verdict"] for one in sampled] == ["error", "correct"]
     assert sampled[0]["error"] == SAID
     assert sampled[0].keys() == sampled[1].keys() | {"error"}
-    kept = selection.select(sampled, 9, task_units)
+    kept = kept_of(sampled, keep_per_question=9)
     assert [row["id"] for row in kept] == ["train-0001-01"]
-    gained = selection.yields(sampled, kept)
+    gained = selection.yields(sampled, fates_of(sampled), kept)
     assert (gained["samples"], gained["correct"], gained["error"]) == (2, 1, 1)
     with pytest.raises(ScoringError, match=r"none of 1 samples .* \(1 error with no equations\)"):
-        selection.select(sampled[:1], 9, task_units)
+        kept_of(sampled[:1])
 
 
 def test_a_question_whose_first_answer_the_verifier_fails_on_counts_as_hard(
@@ -312,6 +315,25 @@ def rollout(question, sample, reasoning, answer="6000", gold=6000.0, finish="ans
     }
 
 
+SELECTION = {
+    "keep_per_question": 4,
+    "keep_tolerance": None,
+    "prefer": "first",
+    "farthest_apart": False,
+}
+
+
+def fates_of(sampled, states_held_out=lambda path: False, **changed):
+    """Return what becomes of the rollouts of a single round."""
+    [found] = selection.fates([sampled], SELECTION | changed, states_held_out)
+    return found
+
+
+def kept_of(sampled, **changed):
+    """Return the training rows of a single round."""
+    return selection.rows_kept([sampled], [fates_of(sampled, **changed)], task_units)
+
+
 DIRECT = "1 kg = 1000 g. 6 * 1000 = 6000."
 OTHERS = ("6 * 1000 = 6000.", "1000 * 6 = 6000.", "12000 / 2 = 6000.", "3 * 2000 = 6000.")
 
@@ -319,7 +341,7 @@ OTHERS = ("6 * 1000 = 6000.", "1000 * 6 = 6000.", "12000 / 2 = 6000.", "3 * 2000
 def test_a_path_is_kept_once_and_the_first_of_its_kind():
     alike = [DIRECT, "Well, 1 kg = 1,000 gram; so 6*1000 = 6000", OTHERS[0], DIRECT]
     sampled = [rollout("train-0001", n, text) for n, text in enumerate(alike)]
-    kept = selection.select(sampled, keep_per_question=9, task=task_units)
+    kept = kept_of(sampled, keep_per_question=9)
     assert [row["id"] for row in kept] == ["train-0001-00", "train-0001-02"]
     assert kept[0] == {
         "id": "train-0001-00",
@@ -337,8 +359,8 @@ def test_no_question_keeps_more_than_its_share():
         for n, text in enumerate(OTHERS)
     ]
     random.Random(0).shuffle(sampled)
-    assert len(selection.select(sampled, 9, task_units)) == 8
-    kept = selection.select(sampled, 3, task_units)
+    assert len(kept_of(sampled, keep_per_question=9)) == 8
+    kept = kept_of(sampled, keep_per_question=3)
     assert Counter(row["question_id"] for row in kept) == {"train-0001": 3, "train-0002": 3}
 
 
@@ -354,16 +376,15 @@ UNSOUND = [
 
 def test_only_right_answers_by_right_steps_are_kept():
     sound = rollout("train-0001", 6, DIRECT)
-    kept = selection.select([*UNSOUND, sound], 9, task_units)
-    assert [row["id"] for row in kept] == ["train-0001-06"]
-    assert [selection.is_sound(one) for one in UNSOUND] == [False] * 6
+    assert [row["id"] for row in kept_of([*UNSOUND, sound])] == ["train-0001-06"]
+    assert [scoring.is_sound(one) for one in UNSOUND] == [False] * 6
     # The answer alone would have let three through that reason wrongly, unreadably or not at all.
     assert sum(one["verdict"] == "correct" for one in UNSOUND) == 3
 
 
 def test_nothing_to_keep_is_an_error_that_says_what_was_seen():
     with pytest.raises(ScoringError) as caught:
-        selection.select(UNSOUND, 4, task_units)
+        kept_of(UNSOUND)
     said = str(caught.value)
     assert said.startswith("none of 6 samples can be trained on (")
     for seen in ("1 correct with wrong equations", "1 truncated with right equations"):
@@ -375,8 +396,8 @@ def test_nothing_to_keep_is_an_error_that_says_what_was_seen():
 
 def test_what_sampling_brought_adds_up():
     sampled = [*UNSOUND, rollout("train-0002", 0, DIRECT), rollout("train-0002", 1, DIRECT)]
-    kept = selection.select(sampled, 4, task_units)
-    gained = selection.yields(sampled, kept)
+    fates = fates_of(sampled)
+    gained = selection.yields(sampled, fates, selection.rows_kept([sampled], [fates], task_units))
     assert gained == {
         "questions": 2,
         "solved": 1,
@@ -392,8 +413,17 @@ def test_what_sampling_brought_adds_up():
         "correct_with_unreadable_trace": 1,
         "correct_with_unrelated_trace": 0,
         "correct_with_none_trace": 1,
+        "held_out": 0,
+        "inexact": 0,
+        "same_path": 1,
+        "over_cap": 0,
         "kept": 1,
+        "gold_rows": 0,
+        "kept_so_far": 1,
+        "solved_so_far": 1,
     }
+    sound = sum(gained[fate] for fate in (selection.KEPT, *selection.LEFT_OUT))
+    assert sound == gained["correct_with_right_trace"]
     assert sum(gained[verdict] for verdict in scoring.VERDICTS) == gained["samples"]
     assert sum(n for key, n in gained.items() if key.startswith("correct_")) == gained["correct"]
 
@@ -428,8 +458,8 @@ def test_a_right_answer_that_its_trace_does_not_come_to_is_luck():
     for text in ("5 * 7 = 35.", "6 * 1000 = 6000. 1 kg = 2.205 pound."):
         lucky = rollout("train-0001", 0, text)
         assert (lucky["verdict"], lucky["trace"]) == ("correct", "unrelated")
-        assert not selection.is_sound(lucky)
+        assert not scoring.is_sound(lucky)
     below = rollout("train-0001", 0, "2 - 8 = -6.", answer="-6", gold=-6.0)
-    assert selection.is_sound(below)
+    assert scoring.is_sound(below)
     near = rollout("train-0001", 0, "1 kg = 1000 gram, so 6 kg = 6 * 1000 gram = 5990 gram.")
-    assert selection.is_sound(near)
+    assert scoring.is_sound(near)

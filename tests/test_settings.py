@@ -120,7 +120,7 @@ LINES = {
     "max_lenght: 64": "max_lenght is no key; the nearest is sft.max_length or rft.max_length; "
     "write sft: {max_length: 64}",
     "1: x": "1 is no key; leave it out or use one of: seed, task, base_model, data, embedded, "
-    "prompts, sft, rft, rollouts, convert, evaluate, bundle",
+    "prompts, sft, rft, rollouts, convert, evaluate, engine, bundle",
     "sft:": "sft is empty (null), not a mapping of keys; write sft: {lora: {r: 16}}",
     "rft: [1]": "rft is a list, not a mapping of keys; write rft: {lora: {r: 16}}",
     "sft: {lora: {r: 0}}": "sft.lora.r is 0, not an integer of at least 1 and at most 1024; "
@@ -164,6 +164,9 @@ LINES = {
     "into heads of even width; write embedded: {heads: 2}",
     "rollouts: {keep_per_question: 20}": "rollouts.keep_per_question is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {keep_per_question: 16}",
+    "rollouts: {keep_tolerance: 0.1}": "rollouts.keep_tolerance is 0.1, above "
+    "evaluate.relative_tolerance (0.05), which all kept ones pass; write "
+    "rollouts: {keep_tolerance: 0.05}",
     "rollouts: {samples_when_sft_is_right: 20}": "rollouts.samples_when_sft_is_right is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {samples_when_sft_is_right: 16}",
     "evaluate: {adapters: {sft: x}}": "evaluate.adapters.sft has a name of the workflow's own "
@@ -174,6 +177,15 @@ LINES = {
     "evaluate: {adapters: {mine: {folder: nowhere}}}": "evaluate.adapters.mine.folder is the text "
     "'nowhere', and there is no such folder where snakemake runs; "
     "write evaluate: {adapters: {mine: {folder: path/to/adapter}}}",
+    "engine: {url: 'http://me:secret@node7:8000/v1', models: {sft: x}}": "engine.url is no plain "
+    "http:// or https:// address, without user, password or query; "
+    'write engine: {url: "http://localhost:8000/v1"}',
+    "engine: {url: 'http://localhost:8000/v1'}": "engine.models is empty while engine.url is set: "
+    "nothing would be asked of that server; write engine: {models: {sft: sft}}",
+    "engine: {url: 'http://localhost:8000/v1', models: {rtf: x}}": "engine.models.rtf names no "
+    "model that can be served: there are base, sft, rft; write engine: {models: {rft: x}}",
+    "engine: {models: {sampler: x}}": "engine.models.sampler names no model that can be served: "
+    "there are base, sft, rft; write engine: {models: {base: x}}",
     "evaluate: {require: {stf: {accuracy: 0.5}}}": "evaluate.require.stf names no model: there "
     "are base, cot, sft, rft; "
     "write evaluate: {require: {sft: {accuracy: 0.5, answer_rate: 0.0}}}",

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.chain, pytest.mark.long]
 ONE_CORE = ("--cores", "1", "--resources", "gpu=1")
 OURS = ("README.md", "adapter_config.json", "adapter_model.safetensors", "card_receipt.json")
 OURS += ("history.csv", "receipt.json")
+OF_ROUNDS = ("rounds.csv", "rounds_receipt.json", "round1/history.csv", "round1/receipt.json")
 
 
 def made(chain: Chain, *targets: str, overlay: str | None = None) -> Said:
@@ -166,7 +167,7 @@ def test_a_bundle_holds_what_was_asked_for_and_nothing_else(chain: Chain):
     found = names(chain)
     for model in ("sft", "rft"):
         assert {n for n in found if n.startswith(f"results/{model}/")} == {
-            f"results/{model}/{name}" for name in OURS
+            f"results/{model}/{name}" for name in (*OURS, *(OF_ROUNDS if model == "rft" else ()))
         }
     assert {name for name in found if name.startswith("adapters/")} == {
         "adapters/mine/adapter_config.json",

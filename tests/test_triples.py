@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from test_selection import kept_of
 
-from posttrain import artifacts, scoring, selection, task_units, triples
+from posttrain import artifacts, scoring, task_units, triples
 from posttrain.errors import RolloutError
 from posttrain.triples import OTHER, UNKNOWN, Triple
 
@@ -21,8 +22,8 @@ SOUND = "1 kg = 1000 gram. 6 * 1000 = 6000. <answer>6000</answer>"
 OTHER_PATH = "6 * 1000 = 6000. <answer>6000</answer>"
 
 
-def judged(*rows: tuple[str, float, str]) -> triples.Judged:
-    return triples.judged([Triple(*row) for row in rows], ASKED, TOLERANCES, task_units)
+def judged(*rows: tuple[str, float, str], set_aside: tuple[str, ...] = ()) -> triples.Judged:
+    return triples.judged([Triple(*row) for row in rows], ASKED, TOLERANCES, task_units, set_aside)
 
 
 def written(folder: Path, value: object) -> Path:
@@ -88,8 +89,15 @@ def test_a_row_is_refused_with_its_reason(row, reason):
     counts = {row["reason"]: row for row in triples.counted(found.refused)}
     assert counts.pop(reason) == {"reason": reason, "rows": 2, "first_row": 2}
     assert {(row["rows"], row["first_row"]) for row in counts.values()} == {(0, None)}
-    kept = selection.select(found.rollouts, keep_per_question=4, task=task_units)
+    kept = kept_of(found.rollouts)
     assert [row["id"] for row in kept] == ["train-0001-00"], "only what is sound is trained on"
+
+
+def test_a_question_set_aside_to_choose_a_round_by_is_not_trained_on():
+    found = judged((KG, 6000, SOUND), (OZ, 85.04856937500001, SOUND), set_aside=("train-0001",))
+    assert found.refused[0] == (1, triples.SET_ASIDE)
+    assert [row["question_id"] for row in found.rollouts] == ["train-0002"]
+    assert triples.SET_ASIDE in triples.REASONS
 
 
 @pytest.mark.parametrize(
@@ -136,13 +144,13 @@ def test_what_is_exported_comes_back_as_the_same_kept_rows(tmp_path):
         (KG, 6000, SOUND),
         (KG, 6000, OTHER_PATH),
     )
-    kept = selection.select(sampled.rollouts, keep_per_question=4, task=task_units)
+    kept = kept_of(sampled.rollouts)
     assert [row["id"] for row in kept] == ["train-0001-01", "train-0002-00", "train-0001-03"]
     path = tmp_path / "round1.json"
     artifacts.write_json(path, triples.of_kept(kept, ASKED, task_units))
     assert json.loads(path.read_text())[0] == [KG, 6000.0, SOUND]
     found = triples.judged(triples.read(path, task_units), ASKED, TOLERANCES, task_units)
-    again = selection.select(found.rollouts, keep_per_question=4, task=task_units)
+    again = kept_of(found.rollouts)
     assert found.refused == []
     # Ids number the samples, of which the kept ones alone came along.
     assert [{**row, "id": ""} for row in again] == [{**row, "id": ""} for row in kept]

@@ -237,17 +237,19 @@ def _refuse_other_run(folder: Path, receipt: Mapping[str, Any]) -> None:
     Another run's adapter, copied over this run's with its receipt, is sound in all else. Rows that
     were deleted refuse nothing.
     """
-    rows = folder.parent / "tokenized" / f"{folder.name}.jsonl"
+    of_stage = folder.parent / "tokenized" / f"{folder.name}.jsonl"
+    of_round = folder.parent.parent / "tokenized" / f"{folder.parent.name}_{folder.name}.jsonl"
     stated = receipt.get("inputs", {}).values()
-    if (
-        folder.parts[0] == "results"
-        and rows.is_file()
-        and artifacts.sha256_file(rows) not in stated
-    ):
-        raise AdapterError(
-            f"{folder}: this adapter was not trained on {rows}: it is another run's, or the rows "
-            "have changed since"
-        )
+    for rows in (of_stage, of_round):
+        if (
+            folder.parts[0] == "results"
+            and rows.is_file()
+            and artifacts.sha256_file(rows) not in stated
+        ):
+            raise AdapterError(
+                f"{folder}: this adapter was not trained on {rows}: it is another run's, or the "
+                "rows have changed since"
+            )
 
 
 def _is_probe(row: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from posttrain import artifacts, lineage
+from posttrain import artifacts, lineage, selection
 from posttrain.errors import PosttrainError
 
 WRITTEN = ("results/", "resources/")  # here stages write, and what lies here has a receipt
@@ -243,11 +243,17 @@ def row_tree(stages: Sequence[Stage], path: str, row_id: str, check: Check) -> N
 def _before(
     stages: Sequence[Stage], path: str, sha256: str, rows: Sequence[Row], check: Check
 ) -> Iterator[Line]:
-    """Yield the files that the rows came from, the latest first."""
+    """Yield the files that the rows came from, the latest first.
+
+    A row without reasoning of its own came of all the rollouts of its question, which failed.
+    """
     names = {name for row in rows for name in (_id(row), row.get("question_id"))}
+    failed = {row["question_id"] for row in rows if row.get("reasoning", "") is None}
     maker = made(stages, path, sha256)
     for source in maker.receipt["inputs"].items() if maker and rows else ():
-        line, found = _standing(check, *source, lambda row: _id(row) in names)
+        line, found = _standing(
+            check, *source, lambda row: _id(row) in names or row.get("question_id") in failed
+        )
         if line:
             yield line
             yield from _before(stages, *source, found, check)
@@ -288,9 +294,7 @@ def _standing(
 
 
 def _id(row: Row) -> str | None:
-    if "sample" in row:  # a rollout, by the id that selection gives it
-        return f"{row['question_id']}-{row['sample']:02d}"
-    return row.get("id")
+    return selection.rollout_id(row) if "sample" in row else row.get("id")
 
 
 def _is_training(stage: Stage) -> bool:

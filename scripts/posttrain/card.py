@@ -29,7 +29,8 @@ class Evidence:
     adapter_files and data: paths. stages: receipts by their path, in the order of the chain, the
     training last; none for somebody else's adapter. manifest: the base model's. evaluation: the
     receipt of the model's evaluation. summary: its rows. comparisons: lines about `model`.
-    example: one of its predictions. yields: what sampling brought, None where nothing was sampled.
+    example: one of its predictions. yields: what sampling brought, by round; empty where nothing
+    was sampled.
     """
 
     model: str
@@ -41,7 +42,22 @@ class Evidence:
     summary: Sequence[Mapping[str, str]]
     comparisons: Sequence[str]
     example: Row
-    yields: Mapping[str, str] | None
+    yields: Sequence[Mapping[str, str]]
+
+
+def leading_to_last(stages: Mapping[str, Row]) -> dict[str, Row]:
+    """Return those of `stages`, receipts by their path, that the last was made by, in their order.
+
+    Rounds that were not chosen fall away, and so do copies of a receipt.
+    """
+    found: dict[str, Row] = {}
+    needed: set[str] = set()
+    for path, receipt in reversed(stages.items()):
+        is_copy = receipt in found.values()
+        if not found or (needed & set(receipt["outputs"].values()) and not is_copy):
+            found[path] = receipt
+            needed |= set(receipt["inputs"].values())
+    return dict(reversed(found.items()))
 
 
 def text(evidence: Evidence) -> str:
@@ -167,7 +183,7 @@ def _use(evidence: Evidence) -> Iterable[str]:
 def _yields(evidence: Evidence) -> Iterable[str]:
     if evidence.yields:
         yield "What came of the rollouts:"
-        yield _table(tuple(evidence.yields), [tuple(evidence.yields.values())])
+        yield _table(tuple(evidence.yields[0]), [tuple(row.values()) for row in evidence.yields])
 
 
 def _recipe(evidence: Evidence) -> Iterable[str]:

@@ -41,6 +41,10 @@ class RolloutError(PosttrainError):
     """A file of somebody's rollouts cannot be used. Likely: another form, or other questions."""
 
 
+class EngineError(PosttrainError):
+    """A server of completions cannot be used. Likely: it is down, or serves another model."""
+
+
 class BundleError(PosttrainError):
     """A bundle is too large to be made, or is not one that may be unpacked."""
 

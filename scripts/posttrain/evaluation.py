@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posttrain import sampling, scoring
+from posttrain import engines, scoring
 from posttrain.logs import Progress
 from posttrain.masking import IGNORE
 from posttrain.prompts import Style, fed
 from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 MARK = "qxzqxz"  # no prompt holds it, and no tokenizer's normaliser alters it
 
 
 def predictions(
-    model: "PreTrainedModel",
+    model: engines.Model,
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[Mapping[str, Any]],
     style: Style,
@@ -31,7 +31,7 @@ def predictions(
     asked = fed(tokenizer, questions, style, recipe["prompts"], task)
     ids = [ids for _, ids in asked]
     limits = (recipe["max_new_tokens"], recipe["batch_size"], task.AFTER)
-    completions = sampling.complete(model, tokenizer, ids, [1] * len(ids), *limits)
+    completions = engines.complete(model, tokenizer, ids, [1] * len(ids), *limits)
     lines = []
     with Progress(len(questions), "evaluating", "questions") as progress:
         for question, (prompt, _), [completion] in zip(questions, asked, completions, strict=True):

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from posttrain.scoring import VERDICTS
-from posttrain.selection import is_sound
+from posttrain.scoring import VERDICTS, is_sound
+from posttrain.selection import LEFT_OUT
 from posttrain.statistics import pass_at_k, sampled
 
 COLUMNS = ("round", "measure", "key", "value")
@@ -34,14 +34,20 @@ Row = Mapping[str, Any]
 
 
 def measures(
-    name: str, rollouts: Sequence[Row], kept: Sequence[Row], questions: Sequence[Row]
+    name: str,
+    rollouts: Sequence[Row],
+    kept: Sequence[Row],
+    left_out: Sequence[Row],
+    questions: Sequence[Row],
 ) -> list[dict[str, Any]]:
     """Return the ledger of the round `name`, a row of `COLUMNS` a figure.
 
     A sound sample is one that may be trained on; a question is solved if it has one. Measures:
         questions_by_sound_rate, questions_by_correct_rate: questions by the share of their samples
             that is sound, or answers rightly: 0, quarters (each from its lower end up), 1
-        questions_by_paths, questions_by_kept: by the number of distinct paths, of rows kept
+        questions_by_paths, questions_by_kept: by the number of distinct paths, of rows kept in
+            this and earlier rounds
+        sound_samples: how many were kept, and why the others were not
         questions_by_sft_verdict: by what became of the bare answer
         share_solved: of all questions, and by category
         diversity: of the distinct paths, and of the completions that differ in any character
@@ -51,7 +57,8 @@ def measures(
     sound = {question: counted.total() for question, counted in paths.items()}
     sizes = {question: len(samples) for question, samples in asked.items()}
     correct = {question: _correct(samples) for question, samples in asked.items()}
-    rows_kept = Counter(row["question_id"] for row in kept)
+    rows_kept = Counter(row["question_id"] for row in kept if row["reasoning"] is not None)
+    why = Counter(row["why"] for row in left_out)
     category = {row["id"]: row["category"] or "not stated" for row in questions}
     solved = defaultdict(list)
     for question in asked:
@@ -64,6 +71,8 @@ def measures(
         "questions_by_correct_rate": _by_rate(correct, sizes),
         "questions_by_paths": _by_number(len(counted) for counted in paths.values()),
         "questions_by_kept": _by_number(rows_kept[question] for question in asked),
+        "sound_samples": {"kept": sum(sound.values()) - why.total()}
+        | {reason: why[reason] for reason in LEFT_OUT},
         "questions_by_sft_verdict": dict.fromkeys(VERDICTS, 0)
         | Counter(samples[0]["sft_verdict"] or "not asked" for samples in asked.values()),
         "share_solved": {key: _share(sum(said), len(said)) for key, said in sorted(solved.items())},

@@ -169,26 +169,44 @@ def encode_all(
     return kept, records
 
 
-def view(tokenizer: "PreTrainedTokenizerFast", row: Row, colour: bool = True) -> str:
-    """Show a person what of a row is masked, what is learnt and what stops it, with the ids.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens in a row that are all `masked` or all `learnt`, or the one that is learnt to `stop`.
 
-    Tokens are parted by │; a dot is a space, an arrow a line's end. Labels are shown as they
-    are: a stop token that is masked stands under `masked`.
+    pieces: the text that each adds; a dot is a space, an arrow a line's end.
+    """
+
+    kind: Literal["masked", "learnt", "stop"]
+    ids: list[int]
+    pieces: list[str]
+
+
+def spans(tokenizer: "PreTrainedTokenizerFast", row: Row) -> list[Span]:
+    """Return a row cut where it goes from masked to learnt, or back, and before its stop token.
+
+    Labels are taken as they are: a stop token that is masked stands under `masked`.
     """
     pieces = _pieces(_Reader(tokenizer, add_special_tokens=False), row.input_ids)
-    last = len(row.labels) - 1
     kinds = ["masked" if label == IGNORE else "learnt" for label in row.labels]
-    if kinds[last] == "learnt" and row.input_ids[last] == tokenizer.eos_token_id:
-        kinds[last] = "stop"
-    lines, start = [], 0
-    for end in range(1, len(kinds) + 1):
-        if end <= last and kinds[end] == kinds[start]:
-            continue
-        text = "│".join(pieces[start:end])
-        text = f"{ANSI[kinds[start]]}{text}\033[0m" if colour else text
-        lines.append(f"{kinds[start]:6} {end - start:4}  {text}")
-        lines.append(f"{'':11}  {' '.join(map(str, row.input_ids[start:end]))}")
-        start = end
+    if kinds[-1] == "learnt" and row.input_ids[-1] == tokenizer.eos_token_id:
+        kinds[-1] = "stop"
+    found: list[Span] = []
+    for kind, token, piece in zip(kinds, row.input_ids, pieces, strict=True):
+        if not found or found[-1].kind != kind:
+            found.append(Span(kind, [], []))
+        found[-1].ids.append(token)
+        found[-1].pieces.append(piece)
+    return found
+
+
+def view(tokenizer: "PreTrainedTokenizerFast", row: Row, colour: bool = True) -> str:
+    """Show a person the spans of a row, with the ids; tokens are parted by │."""
+    lines = []
+    for span in spans(tokenizer, row):
+        text = "│".join(span.pieces)
+        text = f"{ANSI[span.kind]}{text}\033[0m" if colour else text
+        lines.append(f"{span.kind:6} {len(span.ids):4}  {text}")
+        lines.append(f"{'':11}  {' '.join(map(str, span.ids))}")
     return "\n".join(lines)
 
 

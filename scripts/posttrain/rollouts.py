@@ -5,19 +5,18 @@ crosses it, so chunks may be made in any order, again, or elsewhere, and give th
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from posttrain import sampling, scoring
+from posttrain import engines, scoring
 from posttrain.checkpoints import Checkpoints
 from posttrain.logs import Progress, log
 from posttrain.prompts import fed
 from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Question = Mapping[str, Any]
 
@@ -32,15 +31,19 @@ def shard_of(items: Sequence[Any], shard: int, shards: int) -> Sequence[Any]:
     return items[len(items) * (shard - 1) // shards : len(items) * shard // shards]
 
 
-def chunk_seed(seed: int, round_number: int, chunk: int) -> int:
-    """Return the seed of a chunk's random stream: 63 bits, unlike that of any other chunk."""
-    digest = hashlib.sha256(f"rollouts {seed} {round_number} {chunk}".encode()).digest()
+def chunk_seed(seed: int, round_number: int, chunk: int, turn: int = 0) -> int:
+    """Return the seed of a chunk's random stream: 63 bits, unlike that of any other chunk.
+
+    Where hard questions are sampled again, each turn after the first has a stream of its own.
+    """
+    again = f" {turn}" if turn else ""
+    digest = hashlib.sha256(f"rollouts {seed} {round_number} {chunk}{again}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def sample_chunk(
-    sft: "PreTrainedModel",
-    sampler: "PreTrainedModel",
+    sft: engines.Model,
+    sampler: engines.Model,
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     chunk: int,
@@ -49,51 +52,92 @@ def sample_chunk(
     """Return every sampled completion of a chunk with its verdicts, question by question.
 
     A question that `sft` answers rightly gets few samples, another many: they pay where it is
-    hard. `sampler` is asked for its reasoning, after the worked examples of the config. Each is
-    asked through its own of the two `tokenizers`.
+    hard. Then those with fewer than `extra_below` sound samples get as many again, and again, up
+    to `extra_samples` more each. `sampler` is asked for its reasoning in the style of the recipe.
+    Each is asked through its own of the two `tokenizers`.
     """
     tokenizer, own = tokenizers
     task, wording = task_of(recipe["task"]), recipe["prompts"]
     asked = [ids for _, ids in fed(tokenizer, questions, "answer", wording, task)]
     limits = (recipe["max_new_tokens"], recipe["batch_size"], task.AFTER)
-    bare = sampling.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
+    bare = engines.complete(sft, tokenizer, asked, [1] * len(asked), *limits)
     first = [
         scoring.judge(answer, question["answer"], recipe, task)
         for question, [answer] in zip(questions, bare, strict=True)
     ]
-    is_right = [verdict["verdict"] == "correct" for verdict in first]
-    counts = [
-        recipe["samples_when_sft_is_right"] if right else recipe["samples_per_question"]
-        for right in is_right
-    ]
-    seed = chunk_seed(recipe["seed"], recipe["round"], chunk)
-    generator = torch.Generator(next(sampler.parameters()).device).manual_seed(seed)
-    asked = [ids for _, ids in fed(own, questions, "worked", wording, task)]
-    sampled = sampling.complete(
-        sampler, own, asked, counts, *limits, recipe["temperature"], generator
-    )
+    few, many = recipe["samples_when_sft_is_right"], recipe["samples_per_question"]
+    counts = {
+        place: few if verdict["verdict"] == "correct" else many
+        for place, verdict in enumerate(first)
+    }
+    most = [count + recipe["extra_samples"] for count in counts.values()]
+    asked = [ids for _, ids in fed(own, questions, recipe["style"], wording, task)]
+    rows: list[list[dict[str, Any]]] = [[] for _ in questions]
+    for turn in itertools.count():
+        seed = chunk_seed(recipe["seed"], recipe["round"], chunk, turn)
+        sampled = engines.complete(
+            sampler,
+            own,
+            [asked[place] for place in counts],
+            list(counts.values()),
+            *limits,
+            recipe["temperature"],
+            seed,
+        )
+        for place, completions in zip(counts, sampled, strict=True):
+            rows[place] += [
+                {
+                    "chunk": chunk,
+                    "seed": seed,
+                    "sample": sample,
+                    "completion": completion.text.strip(),
+                    "tokens": completion.tokens,
+                    "finish": completion.finish,
+                    **scoring.judge_reasoned(completion, questions[place]["answer"], recipe, task),
+                }
+                for sample, completion in enumerate(completions, start=len(rows[place]))
+            ]
+        if not (counts := further_samples(rows, most, many, recipe["extra_below"])):
+            break
+    # Rounds are told apart from the second on.
+    number = {"round": recipe["round"]} if recipe["round"] > 1 else {}
     return [
         {
             "question_id": question["id"],
             "question": question["question"],
             "gold": question["answer"],
             **{f"sft_{key}": value for key, value in verdict.items()},
-            "chunk": chunk,
-            "seed": seed,
-            "sample": sample,
-            "completion": completion.text.strip(),
-            "tokens": completion.tokens,
-            "finish": completion.finish,
-            **scoring.judge_reasoned(completion, question["answer"], recipe, task),
+            **number,
+            **row,
         }
-        for question, verdict, completions in zip(questions, first, sampled, strict=True)
-        for sample, completion in enumerate(completions)
+        for question, verdict, samples in zip(questions, first, rows, strict=True)
+        for row in samples
     ]
 
 
+def further_samples(
+    verdicts: Sequence[Sequence[Mapping[str, Any]]],
+    most: Sequence[int],
+    at_once: int,
+    enough: int,
+) -> dict[int, int]:
+    """Return the places of the questions to be sampled further, and how often each.
+
+    Args: verdicts and most, of each question those of its samples, and how many it may have in
+        all; at_once, how many it gets at most; enough, the sound samples that need no further.
+    Source: Tong et al. 2024 (arXiv 2407.13690) give hard questions more trials, by how often the
+        sampler itself solves them.
+    """
+    return {
+        place: min(at_once, limit - len(judged))
+        for place, (judged, limit) in enumerate(zip(verdicts, most, strict=True))
+        if len(judged) < limit and sum(map(scoring.is_sound, judged)) < enough
+    }
+
+
 def sample(
-    sft: "PreTrainedModel",
-    sampler: "PreTrainedModel",
+    sft: engines.Model,
+    sampler: engines.Model,
     tokenizers: Sequence["PreTrainedTokenizerBase"],
     questions: Sequence[Question],
     recipe: Mapping[str, Any],

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from posttrain import sampling, scoring
+from posttrain import engines, scoring
 from posttrain.errors import ScoringError
 from posttrain.logs import Progress
 from posttrain.prompts import Style, fed
@@ -15,14 +13,14 @@ from posttrain.statistics import sampled
 from posttrain.tasks import task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ("model", "k", "questions", "pass_at_k", "majority_at_k")
 ROUND = 0  # rollouts draw their random streams for rounds from 1 up
 
 
 def completions(
-    model: "PreTrainedModel",
+    model: engines.Model,
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[Mapping[str, Any]],
     style: Style,
@@ -39,7 +37,7 @@ def completions(
     with Progress(len(questions), "sampling", "questions") as progress:
         for chunk, members in enumerate(chunks(questions, recipe["questions_per_chunk"])):
             seed = chunk_seed(recipe["seed"], ROUND, chunk)
-            found = sampling.complete(
+            found = engines.complete(
                 model,
                 tokenizer,
                 [ids for _, ids in fed(tokenizer, members, style, recipe["prompts"], task)],
@@ -48,7 +46,7 @@ def completions(
                 recipe["batch_size"],
                 task.AFTER,
                 recipe["temperature"],
-                torch.Generator(next(model.parameters()).device).manual_seed(seed),
+                seed,
             )
             lines += [
                 {

@@ -84,7 +84,7 @@ class _Run:
         use_fast_attention(model)
         self.model, self.tokenizer, self.device = model, tokenizer, model.device
         self.prompts, self.samples, self.max_new_tokens = prompts, samples, max_new_tokens
-        self.stops, self.closing = _stop_tokens(model, tokenizer), closing
+        self.stops, self.closing = stop_tokens(model, tokenizer), closing
         self.closers = _closing_tokens(tokenizer, closing) if closing else set()
         self.enders = torch.tensor(sorted(self.stops | self.closers))
         self.temperature, self.draws = 0.0, None
@@ -260,7 +260,7 @@ def _closing_tokens(tokenizer: "PreTrainedTokenizerBase", closing: str) -> set[i
     return {i for token, i in tokenizer.get_vocab().items() if closing[-1] in token}
 
 
-def _stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+def stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     """Return the tokenizer's stop token and those that the model's generation config adds."""
     extra = model.generation_config.eos_token_id
     listed = extra if isinstance(extra, list) else [extra]

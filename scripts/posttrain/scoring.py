@@ -99,6 +99,11 @@ def judge_trace(completion: str, task: "Task") -> dict[str, Any]:
     return {"trace": trace, "path": [equation.canonical for equation in found]}
 
 
+def is_sound(rollout: Mapping[str, Any]) -> bool:
+    """Tell whether the answer is correct, every equation is right, and they lead to it."""
+    return rollout["verdict"] == "correct" and rollout["trace"] == "right"
+
+
 def _leads_to(side: str, answer: float, rounding: float) -> bool:
     """Tell whether an equation's right side, in normal form, comes to the answer."""
     try:

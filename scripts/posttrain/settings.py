@@ -366,6 +366,12 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
             about = (("rollouts", "samples_per_question"),)
             yield _fault(("rollouts", key), what, most, also=about)
 
+    kept, counted = config["rollouts"]["keep_tolerance"], config["evaluate"]["relative_tolerance"]
+    if kept is not None and kept > counted:
+        what = f"is {kept}, above evaluate.relative_tolerance ({counted}), which all kept ones pass"
+        about = (("evaluate", "relative_tolerance"),)
+        yield _fault(("rollouts", "keep_tolerance"), what, counted, also=about)
+
     adapters = config["evaluate"]["adapters"]
     named = [(("evaluate", "adapters"), *one) for one in adapters.items()]
     named += [(("convert",), *one) for one in config["convert"].items()]
@@ -387,6 +393,26 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
             near = difflib.get_close_matches(_text(name)[:LONGEST], models, 1) or ["sft"]
             what = f"names no model: there are {', '.join(models)}"
             yield _fault((*path, name), what, bar, there=(*path, near[0]), also=about)
+
+    yield from _engine(config["engine"], models, config["rollouts"]["model"])
+
+
+def _engine(engine: Mapping[str, Any], models: list[str], sampler: str | None) -> Iterator[Fault]:
+    """Yield the faults of how models are served: `models` are all that are scored."""
+    url, served = engine["url"], engine["models"]
+    if url is not None and not re.fullmatch(r"https?://[\w.:[\]-]+(/[\w./~-]*)?", url, re.ASCII):
+        # Not shown: a key may stand in it.
+        what = "is no plain http:// or https:// address, without user, password or query"
+        yield _fault(("engine", "url"), what, "http://localhost:8000/v1")
+    if url is not None and not served:
+        what = "is empty while engine.url is set: nothing would be asked of that server"
+        yield _fault(("engine", "models"), what, {"sft": "sft"}, also=(("engine", "url"),))
+    known = [name for name in models if name != "cot"] + (["sampler"] if sampler else [])
+    for name, there in served.items():
+        if name not in known:
+            path, near = ("engine", "models"), difflib.get_close_matches(_text(name), known, 1)
+            what = f"names no model that can be served: there are {', '.join(known)}"
+            yield _fault((*path, name), what, there, there=(*path, (near or ["base"])[0]))
 
 
 def _missing(

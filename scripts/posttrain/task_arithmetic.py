@@ -30,6 +30,7 @@ ROUNDING = 1e-9  # whole numbers, held as floats
 SHORTEST = 20  # documents have 60 on average
 # Possessive (++), for linear time; of 15 digits every whole number is a float of its own.
 WHOLE = re.compile(r"[+-]?[0-9]{1,15}+")
+SUM = re.compile(r"([0-9]+) ([-+*/]) ([0-9]+) = ([0-9]+)")  # a step, as `traces` writes it
 FIXED_GOLDS = (0.0, 42.0, -7.0, 6000.0)
 
 Row = Mapping[str, Any]
@@ -51,6 +52,23 @@ class HeldOut:
 def held_out(seed: int, share: float) -> HeldOut:
     """Return the facts kept out of training and pretraining: see `arithmetic.fact`."""
     return HeldOut(seed, share)
+
+
+def held_out_teller(
+    seed: int, share: float, asked: Sequence[Row]
+) -> Callable[[Sequence[str]], bool]:
+    """Return what tells whether a path has steps, one leading to the other, that are held out.
+
+    What a person's own questions ask is not known here: with them, a share of 0 holds nothing out.
+    """
+    kept_out = held_out(seed, share)
+
+    def tells(path: Sequence[str]) -> bool:
+        sums = (SUM.fullmatch(equation) for equation in path)
+        steps = [arithmetic.Step(int(s[1]), s[2], int(s[3]), int(s[4])) for s in sums if s]
+        return not arithmetic.is_open(steps, kept_out)
+
+    return tells
 
 
 def questions(

@@ -1,9 +1,9 @@
 """The task `units`: unit conversions, `units.py`, answered in tags, `answers.py`."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
-from posttrain import answers
+from posttrain import answers, units
 from posttrain.answers import CLOSE, OPEN, parse, self_test
 from posttrain.answers import formatted as written
 from posttrain.corpus import documents
@@ -21,6 +21,7 @@ __all__ = [
     "about",
     "documents",
     "held_out",
+    "held_out_teller",
     "is_correct",
     "kinds",
     "parse",
@@ -52,6 +53,14 @@ def is_correct(answer: float, gold: float, tolerances: Mapping[str, float]) -> b
     return answers.is_correct(
         answer, gold, tolerances["relative_tolerance"], tolerances["absolute_tolerance"]
     )
+
+
+def held_out_teller(
+    seed: int, share: float, asked: Sequence[Row]
+) -> Callable[[Sequence[str]], bool]:
+    """Return what tells whether a path states a product held out, and not asked for by a person."""
+    facts = units.held_out_facts(seed, share) - units.facts_asked(asked)
+    return lambda path: units.states(path, facts)
 
 
 def kinds(

@@ -69,6 +69,15 @@ class Task(Protocol):
     def held_out(self, seed: int, share: float) -> Container[Any]:
         """Return the facts kept out of training and pretraining, a seeded `share` of all."""
 
+    def held_out_teller(
+        self, seed: int, share: float, asked: Sequence[Row]
+    ) -> Callable[[Sequence[str]], bool]:
+        """Return what tells whether a reasoning, by its path, states a fact held out.
+
+        A path is a reasoning's equations in the normal form of `traces`. Facts that the questions
+        `asked` for rollouts, rows with `question` and `gold`, ask themselves are no secret.
+        """
+
     def kinds(
         self, asked: Sequence[Row], trained: Sequence[Row], kept_out: Container[Any] | None
     ) -> Iterator[dict[str, str]]:

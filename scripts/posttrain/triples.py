@@ -7,21 +7,23 @@ The answer is the true one; the reasoning ends in the model's own, in the task's
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain import artifacts, prompts, scoring
 from posttrain.errors import RolloutError
 from posttrain.questions import UNFIT, normalised
-from posttrain.selection import is_sound
+from posttrain.scoring import is_sound
 from posttrain.tasks import Task
 
 ROW = "[question, answer, reasoning]: a text, a number, a text"
 SAME = 1e-6  # share by which a row's answer may differ from its question's: a rounding, no more
 UNKNOWN, OTHER = "not a training question", "another answer than the training question has"
+SET_ASIDE = "a question set aside to choose a round by"
 REASONS = (
     UNKNOWN,
+    SET_ASIDE,
     OTHER,
     *(verdict for verdict in scoring.VERDICTS if verdict != "correct"),
     *(f"correct with {trace} trace" for trace in scoring.TRACES if trace != "right"),
@@ -97,12 +99,14 @@ def judged(
     questions: Sequence[Mapping[str, Any]],
     tolerances: Mapping[str, float],
     task: Task,
+    set_aside: Collection[str] = (),
 ) -> Judged:
     """Return the rollouts that `triples` are, judged as sampled ones, in their own order.
 
-    A row whose question is not among the training `questions`, case and spacing aside, or has
-    another answer there, becomes no rollout; others are written with their verdicts. What follows
-    the first answer is left out where a sampled completion ends there, as at `</answer>`.
+    A row whose question is not among the training `questions`, case and spacing aside, has another
+    answer there, or is one of `set_aside`, by its id, becomes no rollout; others are written with
+    their verdicts. What follows the first answer is left out where a sampled completion ends there,
+    as at `</answer>`.
     Raises: RolloutError if no row becomes a rollout.
     """
     asked = {normalised(question["question"]): question for question in questions}
@@ -112,6 +116,9 @@ def judged(
         question = asked.get(normalised(triple.question))
         if question is None:
             refused.append((number, UNKNOWN))
+            continue
+        if question["id"] in set_aside:
+            refused.append((number, SET_ASIDE))
             continue
         if not math.isclose(triple.answer, question["answer"], rel_tol=SAME):
             refused.append((number, OTHER))
@@ -162,7 +169,7 @@ def counted(refused: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
 def of_kept(
     kept: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]], task: Task
 ) -> list[Triple]:
-    """Return the kept rollouts, as `selection.select` gives them, as triples."""
+    """Return the kept rollouts, as `selection.rows_kept` gives them, as triples; no gold rows."""
     golds = {question["id"]: question["answer"] for question in questions}
     return [
         Triple(
@@ -171,4 +178,5 @@ def of_kept(
             prompts.completion(task, row["answer"], row["reasoning"]),
         )
         for row in kept
+        if row["reasoning"] is not None
     ]

@@ -6,12 +6,14 @@ pint are US liquid ones, KB, MB and GB are decimal, `M` and `G` stand for MB and
 365.242199 days.
 """
 
+import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise, permutations, product
+from typing import Any
 
 from posttrain.answers import formatted
 from posttrain.errors import QuestionError
@@ -22,6 +24,9 @@ QUANTITIES = range(1, 11)
 FACTORS = (0.1, 9000.0)
 # Factors are written, multiplied and compared at this precision, in questions and in traces.
 DIGITS = 4
+# Of two numbers so written, their product and quotient are off by at most this share; two factors
+# that are different are further apart.
+ROUNDING = 1e-3
 YEAR = "365.242199 day"
 
 
@@ -169,15 +174,104 @@ def held_out(seed: int, share: float) -> frozenset[tuple[str, str]]:
     Those that state one fact go together: 8 pints are 4 quarts whichever of the two is asked for.
     What comes down to the factor itself, as 1 week or 7 days does, has to be known: it stays.
     """
+    return frozenset(key for fact in held_out_facts(seed, share) for key in _facts()[fact])
+
+
+def held_out_facts(seed: int, share: float) -> frozenset[tuple[str, str]]:
+    """Return the facts (see `fact_of`) behind the products of `held_out`."""
+    ordered = sorted(_facts())
+    random.Random(f"held out {seed}").shuffle(ordered)
+    return frozenset(ordered[: round(share * len(ordered))])
+
+
+def fact_of(ratio: float, quantity: float) -> tuple[str, str]:
+    """Return the product with a factor of at least 1 that the conversion states, asked either way.
+
+    8 pints are 4 quarts: 8 * 0.5 = 4 and 4 * 2 = 8 are one fact, 2 * 4.
+    """
+    return product_key(ratio, quantity) if ratio >= 1 else product_key(1 / ratio, ratio * quantity)
+
+
+@cache
+def _facts() -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """Return fact -> the products that state it, of those that can be asked and held out."""
     facts: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for ratio, n in product(ratios().values(), QUANTITIES):
-        fact = product_key(ratio, n) if ratio >= 1 else product_key(1 / ratio, ratio * n)
+        fact = fact_of(ratio, n)
         if n > 1 and "1" not in fact:
             facts[fact].add(product_key(ratio, n))
-    ordered = sorted(facts)
-    random.Random(f"held out {seed}").shuffle(ordered)
-    chosen = ordered[: round(share * len(ordered))]
-    return frozenset(key for fact in chosen for key in facts[fact])
+    return facts
+
+
+def facts_asked(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """Return the facts that questions, given with their true answers as `gold`, ask for.
+
+    Questions of a person's own may ask what the generator would hold out: no secret any more.
+    """
+    golds = {row["question"]: row["gold"] for row in rows}
+    told = (about(question, gold) for question, gold in golds.items())
+    return {
+        fact_of(ratios()[one["from_unit"], one["to_unit"]], one["quantity"])
+        for one in told
+        if one["from_unit"] is not None
+    }
+
+
+def states(path: Sequence[str], facts: Collection[tuple[str, str]]) -> bool:
+    """Tell whether equations, in the normal form of `traces`, state one of `facts`.
+
+    As a product, as a quotient (28 / 4 = 7 states 4 * 7), or as a conversion (4 quart = 8 pint).
+    Numbers are those of a fact within `ROUNDING`.
+    """
+    numbers = [tuple(map(float, fact)) for fact in facts]
+    return any(
+        (_is_near(one, a) and _is_near(other, b)) or (_is_near(one, b) and _is_near(other, a))
+        for equation in path
+        for x, y in _products(equation)
+        for one, other in ((x, y), (1 / x, x * y), (1 / y, x * y))
+        for a, b in numbers
+    )
+
+
+def _is_near(value: float, wanted: float) -> bool:
+    return abs(value - wanted) <= ROUNDING * wanted
+
+
+def _products(equation: str) -> Iterator[tuple[float, float]]:
+    """Yield the factors, none of them 0, of each product that an equation works out or states.
+
+    Read from left to right, without regard to parentheses: 2 * 3 * 4 has the products 2 * 3 and
+    6 * 4. Of 28 / 4 the factors are 4 and 7.
+    """
+    sides = [side.split() for side in equation.split(" = ")]
+    for words in sides:
+        last, sign = 0.0, ""
+        for word in words:
+            if word in ("(", ")"):
+                continue
+            value = _number(word)
+            if value is None:  # a sign; or a unit, which takes the one before it along
+                last, sign = (last, word) if ":" not in word else (last, "")
+                continue
+            is_product = last and value and sign in ("*", "/")
+            result = (last * value if sign == "*" else last / value) if is_product else value
+            if is_product and result and math.isfinite(result):
+                yield (last, value) if sign == "*" else (value, result)
+            last = result
+            sign = ""
+    if [len(words) for words in sides] == [2, 2] and all(":" in words[1] for words in sides):
+        n, units = _number(sides[0][0]), [words[1].split("|") for words in sides]
+        for one, other in product(*units):
+            (domain, scale), (other_domain, other_scale) = one.split(":"), other.split(":")
+            if n and domain == other_domain:
+                yield float(scale) / float(other_scale), n
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def stream(rng: random.Random) -> Iterator[dict]:

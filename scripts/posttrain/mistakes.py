@@ -1,0 +1,54 @@
+"""Wrong answers told apart by their numbers: what they are, which need not be why."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CLOSE = 0.005  # a number is taken for another within this share of it, as equations are
+NEAR = 0.2
+# The first that fits, so that each wrong answer counts once: a factor of 10 the wrong way round is
+# off by 100, and counts as that.
+KINDS = (
+    "off by a power of ten",
+    "the other sign",
+    "the quantity unconverted",
+    "the factor alone",
+    "the factor the wrong way round",
+    f"within {NEAR:.0%}",
+    "another number",
+)
+
+Row = Mapping[str, Any]
+
+
+def kind(parsed: float, gold: float, quantity: float | None) -> str:
+    """Return which of `KINDS` a wrong answer is.
+
+    Args: quantity, what the question converts; None where that cannot be told, and with it three
+        of the kinds cannot.
+    """
+    if gold and any(_is_close(parsed, gold * 10.0**power) for power in range(-12, 13) if power):
+        return KINDS[0]
+    if _is_close(parsed, -gold):
+        return KINDS[1]
+    if quantity and gold:
+        factor = gold / quantity
+        for found, wrong in zip(KINDS[2:5], (quantity, factor, quantity / factor), strict=True):
+            if _is_close(parsed, wrong):
+                return found
+    return KINDS[5] if abs(parsed - gold) <= NEAR * abs(gold) else KINDS[6]
+
+
+def counted(lines: Sequence[Row], questions: Sequence[Row]) -> dict[str, int]:
+    """Return kind -> how many of a model's wrong predictions are of it, each of `KINDS`."""
+    quantities = {row["id"]: row["quantity"] for row in questions}
+    found = Counter(
+        kind(line["parsed"], line["gold"], quantities[line["id"]])
+        for line in lines
+        if line["verdict"] == "wrong"
+    )
+    return {name: found[name] for name in KINDS}
+
+
+def _is_close(one: float, other: float) -> bool:
+    return abs(one - other) <= CLOSE * abs(other)
