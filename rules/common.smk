@@ -103,3 +103,10 @@ def training_keys(stage: str) -> dict[str, str]:
     """Return what training reads of its section of the config; the rest shaped its rows."""
     keys = ("lora", "learning_rate", "epochs", "batch_size", "gradient_checkpointing")
     return {key: f"{stage}.{key}" for key in keys}
+
+
+def jobs_of(rule, **wildcards) -> dict[str, list[str]]:
+    """Return the receipts of all jobs of a rule, and the files of their times if it keeps any."""
+    timed = [rule.benchmark] if rule.rule.benchmark else []
+    files = {"receipts": [rule.output.receipt], "times": timed}
+    return {what: list(map(str, expand(paths, **wildcards))) for what, paths in files.items()}

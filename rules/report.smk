@@ -2,14 +2,6 @@
 # not wait for the gate: a run with a model under its bar needs it most.
 ROUNDS = ["round1"]
 
-
-def jobs_of(rule, **wildcards) -> dict[str, list[str]]:
-    """Return the receipts of all jobs of a rule, and the files of their times if it keeps any."""
-    timed = [rule.benchmark] if rule.rule.benchmark else []
-    files = {"receipts": [rule.output.receipt], "times": timed}
-    return {what: list(map(str, expand(paths, **wildcards))) for what, paths in files.items()}
-
-
 # The steps that are drawn, in the order in which they run: with several rounds, all of a rule's
 # are one.
 STEPS = {
@@ -46,12 +38,13 @@ HISTORIES = {
         else {}
     ),
     "sft": rules.sft_train.output.history,
-    **{
-        f"rft, {round}": path
-        for round, path in zip(
-            ROUNDS, expand("results/rft/{round}/history.csv", round=ROUNDS), strict=True
+    **dict(
+        zip(
+            (f"rft, {round}" for round in ROUNDS),
+            expand(rules.rft_train.output.history, round=ROUNDS),
+            strict=True,
         )
-    },
+    ),
 }
 
 
@@ -72,7 +65,7 @@ rule report:
             rules.tokenize_sft.output.rows,
             *expand(rules.tokenize_rft.output.rows, round=ROUNDS),
         ],
-        yields=expand("results/rft_data/{round}_yield.csv", round=ROUNDS),
+        yields=expand(rules.select_rft_data.output.yields, round=ROUNDS),
         ledgers=expand(rules.ledger.output.ledger, round=ROUNDS),
         never_solved=expand(rules.ledger.output.never_solved, round=ROUNDS),
         marginal=expand(rules.ledger.output.marginal, round=ROUNDS),
