@@ -81,7 +81,10 @@ rule report:
         "../envs/train.yaml"
     params:
         models=list(MODELS),
-        steps=STEPS,
+        steps={
+            name: {what: list(map(str, paths)) for what, paths in made.items()}
+            for name, made in STEPS.items()
+        },
         histories=list(HISTORIES),
         rounds=ROUNDS,
         libraries=libraries_of("scripts/write_report.py"),
