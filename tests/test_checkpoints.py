@@ -146,8 +146,12 @@ def test_resumed_sampling_takes_finished_chunks_as_they_are(tmp_path, monkeypatc
         for n in range(1, 8)
     ]
     recipe = {
+        "task": "units",
         "seed": 0,
         "round": 1,
+        "style": "worked",
+        "extra_samples": 3,
+        "extra_below": 1,
         "prompts": {
             "system": None,
             "answer": "Question: {question}\nAnswer:",
