@@ -301,7 +301,7 @@ def test_what_may_be_better_next_time_is_asked_again(relay, here, tokenizer, fau
     expected = completed(here["tiny/base"], tokenizer, prompts)
     relay.faults += [fault, fault]
     # The server itself is slow on a busy machine; only its silence is to be cut short.
-    model = served(relay, tokenizer, timeout=1.0 if fault == "silence" else 30.0, retries=5)
+    model = served(relay, tokenizer, timeout=2.0 if fault == "silence" else 30.0, retries=5)
     found = completed(model, tokenizer, prompts)
     assert [[one.text for one in own] for own in found] == [
         [one.text for one in own] for own in expected
