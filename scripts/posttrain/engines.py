@@ -126,9 +126,9 @@ def _flips(
     spread = [questions[i * len(questions) // count] for i in range(count)]
     asked = [ids for _, ids in fed(tokenizer, spread, style, recipe["prompts"])]
     limits = (recipe["max_new_tokens"], recipe["batch_size"])
-    here, there = (
+    there, here = (  # the server first: one that is down is to cost nothing
         [one.text.strip() for [one] in complete(who, tokenizer, asked, [1] * count, *limits)]
-        for who in (model, served)
+        for who in (served, model)
     )
     flips = [i for i in range(count) if here[i] != there[i]]
     first = None
