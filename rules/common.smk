@@ -113,9 +113,9 @@ def adapter_of_round(number: int) -> list[str]:
 
 
 def engine_of(**roles: str) -> dict:
-    """Return what a rule reads of how its models are served: {} where none of them is.
+    """Return what a stage reads of how its models are served; {} where none of them is.
 
-    `roles` are a rule's own names for its models, each with the one that the config knows.
+    `roles` are the stage's own names for its models, each with the one that the config knows.
     """
     served = config["engine"]["models"]
     models = {role: served[model] for role, model in sorted(roles.items()) if model in served}

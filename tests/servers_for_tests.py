@@ -139,7 +139,7 @@ def _handler(relay: Relay, server: int) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return None
             if fault == "silence":
-                time.sleep(3)
+                time.sleep(5)
                 return self.say(200, b"{}", {})
             status, answer = self.of_server(body)
             if fault == "cut off":

@@ -153,6 +153,12 @@ def test_a_server_with_the_same_weights_writes_the_same(relay, here, tokenizer, 
         assert len({one.text for [one] in ours}) > len(prompts) / 2, "else it proves nothing"
 
 
+def test_a_server_may_do_without_a_list_of_models(relay):
+    assert servers.Server("transformers", relay.url, 30, 0).listed("tiny/nobody") is None
+    assert servers.Server("transformers", f"{relay.url}/elsewhere", 30, 0).listed("x") is None
+    assert servers.Server("transformers", "http://127.0.0.1:9/v1", 30, 0).listed("x") is None
+
+
 def test_all_ends_of_a_completion_are_told_apart(relay, here, tokenizer):
     prompts = asked(tokenizer)
     every = [
@@ -308,7 +314,7 @@ def test_what_may_be_better_next_time_is_asked_again(relay, here, tokenizer, fau
     expected = completed(here["tiny/base"], tokenizer, prompts)
     relay.faults += [fault, fault]
     # The server itself is slow on a busy machine; only its silence is to be cut short.
-    model = served(relay, tokenizer, timeout=1.0 if fault == "silence" else 30.0, retries=5)
+    model = served(relay, tokenizer, timeout=2.0 if fault == "silence" else 30.0, retries=5)
     found = completed(model, tokenizer, prompts)
     assert [[one.text for one in own] for own in found] == [
         [one.text for one in own] for own in expected
@@ -406,6 +412,14 @@ def test_the_key_is_sent_and_never_shown(relay, here, tokenizer, caplog):
     assert "no, not with Bearer ***" in str(caught.value)
     for shown in (str(caught.value), caplog.text, str(model.proof), repr(model)):
         assert key not in shown
+
+
+@pytest.mark.parametrize("key", ["sk-hid\nden", "sk-hidden\u2019"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key):
+    with pytest.raises(EngineError, match="ENGINE_API_KEY holds a sign that no key has") as caught:
+        servers.Server("vllm", "http://127.0.0.1:9/v1", 1, 0, key)
+    assert "sk-" not in str(caught.value)
+    assert servers.Server("vllm", "http://127.0.0.1:9/v1", 1, 0, " sk-x\n").key == "sk-x"
 
 
 def test_no_key_no_header(relay, tokenizer):

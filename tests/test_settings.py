@@ -179,7 +179,7 @@ LINES = {
     "write evaluate: {adapters: {mine: {folder: path/to/adapter}}}",
     "engine: {url: 'http://me:secret@node7:8000/v1', models: {sft: x}}": "engine.url is no plain "
     "http:// or https:// address, without user, password or query; "
-    'write engine: {url: "http://localhost:8000/v1"}',
+    'write engine: {url: "http://localhost:8000/v1", models: {sft: sft}}',
     "engine: {url: 'http://localhost:8000/v1'}": "engine.models is empty while engine.url is set: "
     "nothing would be asked of that server; write engine: {models: {sft: sft}}",
     "engine: {url: 'http://localhost:8000/v1', models: {rtf: x}}": "engine.models.rtf names no "

@@ -137,9 +137,9 @@ def _flips(
     task = task_of(recipe["task"])
     asked = [ids for _, ids in fed(tokenizer, spread, style, recipe["prompts"], task)]
     limits = (recipe["max_new_tokens"], recipe["batch_size"], task.AFTER)
-    here, there = (
+    there, here = (  # the server first: one that is down is to cost nothing
         [one.text.strip() for [one] in complete(who, tokenizer, asked, [1] * count, *limits)]
-        for who in (model, served)
+        for who in (served, model)
     )
     flips = [i for i in range(count) if here[i] != there[i]]
     first = None

@@ -125,9 +125,11 @@ class Server:
         import httpx2
 
         self.kind, self.url = KINDS[kind], url.rstrip("/")
-        self.timeout, self.retries, self.key = timeout, retries, key
+        self.timeout, self.retries, self.key = timeout, retries, (key or "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise EngineError("engine: ENGINE_API_KEY holds a sign that no key has; set it again")
         self.client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=timeout,
             limits=httpx2.Limits(max_connections=None),  # the caller's threads are the limit
             trust_env=not _is_loopback(url),  # a proxy cannot reach what is on this machine
@@ -135,16 +137,20 @@ class Server:
         self._said: set[str] = set()
 
     def listed(self, model: str) -> dict[str, Any] | None:
-        """Return what the server's list of models says of `model`, None if it has no such entry.
+        """Return what the server's list of models says of `model`; None without such an entry.
 
-        Raises: EngineError if nobody answers.
+        That proves nothing, so a server that has no list, or fails at it, may do without.
         """
+        import httpx2
+
         try:
-            found = self._request("GET", "models", None, threading.Event())["data"]
+            found = self.client.get(f"{self.url}/models").json()["data"]
             [entry] = [entry for entry in found if entry["id"] == model]
             return {name: entry[name] for name in LISTED if entry.get(name) is not None}
+        except (httpx2.HTTPError, httpx2.InvalidURL):
+            return None
         except (LookupError, TypeError, AttributeError, ValueError):
-            return None  # no such list, or no such entry: what the model is, its answers must show
+            return None  # another answer than a list, or none with that entry
 
     def complete(
         self, model: str, asked: Asked, stops: Sequence[int], stopped: threading.Event
@@ -164,7 +170,7 @@ class Server:
             "seed": asked.seed,
             **self.kind.extra(asked, stops),
         }
-        return self._read(self._request("POST", "completions", body, stopped), model, asked)
+        return self._read(self._request(body, stopped), model, asked)
 
     def _read(self, answer: Any, model: str, asked: Asked) -> tuple[str, str]:
         """Take an answer apart. Raises EngineError if it is not one completion as asked for."""
@@ -190,14 +196,14 @@ class Server:
             )
         return text, finish
 
-    def _request(self, method: str, path: str, body: Any, stopped: threading.Event) -> Any:
+    def _request(self, body: dict[str, Any], stopped: threading.Event) -> Any:
         """Return the JSON of an answer; what may be better next time is asked again, ever later."""
         import httpx2
 
         for attempt in range(self.retries + 1):
             pause = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
             try:
-                response = self.client.request(method, f"{self.url}/{path}", json=body)
+                response = self.client.post(f"{self.url}/completions", json=body)
                 if response.status_code == 200:
                     return json.loads(response.content)
                 fault = self._refusal(response)

@@ -403,7 +403,8 @@ def _engine(engine: Mapping[str, Any], models: list[str], sampler: str | None) -
     if url is not None and not re.fullmatch(r"https?://[\w.:[\]-]+(/[\w./~-]*)?", url, re.ASCII):
         # Not shown: a key may stand in it.
         what = "is no plain http:// or https:// address, without user, password or query"
-        yield _fault(("engine", "url"), what, "http://localhost:8000/v1")
+        whole = {"url": "http://localhost:8000/v1", "models": {"sft": "sft"}}
+        yield _fault(("engine", "url"), what, whole, there=("engine",))
     if url is not None and not served:
         what = "is empty while engine.url is set: nothing would be asked of that server"
         yield _fault(("engine", "models"), what, {"sft": "sft"}, also=(("engine", "url"),))
