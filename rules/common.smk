@@ -142,5 +142,15 @@ def training_keys(stage: str) -> dict[str, str]:
     return {key: f"{stage}.{key}" for key in keys}
 
 
+def jobs_of(rule, **wildcards) -> dict[str, list]:
+    """Return the receipts of all jobs of a rule, and the files of their times if it keeps any.
+
+    As Snakemake's own paths: in a sweep, plain text would be moved a second time.
+    """
+    timed = [rule.benchmark] if rule.rule.benchmark else []
+    files = {"receipts": [rule.output.receipt], "times": timed}
+    return {what: expand(paths, **wildcards) for what, paths in files.items()}
+
+
 wildcard_constraints:
     round="|".join(map(str, ROUNDS)),

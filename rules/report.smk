@@ -1,14 +1,6 @@
 # One page about a run, for people; asked for by its name. It reads what every stage left, and does
 # not wait for the gate: a run with a model under its bar needs it most.
 
-
-def jobs_of(rule, **wildcards) -> dict[str, list[str]]:
-    """Return the receipts of all jobs of a rule, and the files of their times if it keeps any."""
-    timed = [rule.benchmark] if rule.rule.benchmark else []
-    files = {"receipts": [rule.output.receipt], "times": timed}
-    return {what: list(map(str, expand(paths, **wildcards))) for what, paths in files.items()}
-
-
 # The steps that are drawn, in the order in which they run: with several rounds, all of a rule's
 # are one.
 STEPS = {
@@ -53,12 +45,13 @@ HISTORIES = {
         else {}
     ),
     "sft": rules.sft_train.output.history,
-    **{
-        f"rft, round {number}": path
-        for number, path in zip(
-            ROUNDS, expand(rules.rft_train.output.history, round=ROUNDS), strict=True
+    **dict(
+        zip(
+            (f"rft, round {number}" for number in ROUNDS),
+            expand(rules.rft_train.output.history, round=ROUNDS),
+            strict=True,
         )
-    },
+    ),
 }
 
 
@@ -95,7 +88,10 @@ rule report:
         "../envs/train.yaml"
     params:
         models=list(MODELS),
-        steps=STEPS,
+        steps={
+            name: {what: list(map(str, paths)) for what, paths in made.items()}
+            for name, made in STEPS.items()
+        },
         histories=list(HISTORIES),
         rounds=[f"round{number}" for number in ROUNDS],
         libraries=libraries_of("scripts/write_report.py"),

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
@@ -439,12 +440,15 @@ def test_a_server_of_another_kind_than_the_config_says_refuses(relay, tokenizer)
 
 @pytest.mark.parametrize("kind", servers.KINDS)
 def test_the_tag_is_a_stop_only_where_the_server_leaves_it_in_the_text(kind):
-    said = servers.KINDS[kind].extra(0.8, [1, 2])
+    asked = servers.Asked([3], 1, 16, CLOSE, 0.8, seed=0)
+    said = servers.KINDS[kind].extra(asked, [1, 2])
     keeps = said.get("include_stop_str_in_output") or said.get("no_stop_trim")
     assert ("stop" in said) == (bool(keeps) or kind == "transformers")
     narrow = said.get("generation_config", said)
     narrow = json.loads(narrow) if isinstance(narrow, str) else narrow
     assert narrow["top_k"] in (-1, 0), "sampling is from all tokens"
+    # An answer that only the model's own stop token ends gives the server nothing to stop at.
+    assert not servers.KINDS[kind].extra(replace(asked, closing=""), [1, 2]).get("stop")
 
 
 def test_a_stop_token_that_is_left_in_the_text_is_taken_off(tokenizer):
@@ -452,7 +456,7 @@ def test_a_stop_token_that_is_left_in_the_text_is_taken_off(tokenizer):
     end = tokenizer.decode([stop])
 
     def ended(text, finish):
-        found = engines._completion(tokenizer, (stop,), text, finish)
+        found = engines._completion(tokenizer, (stop,), CLOSE, text, finish)
         return found.text, found.finish
 
     assert ended(f" six{end}", "stop") == (" six", "stop")
@@ -460,7 +464,7 @@ def test_a_stop_token_that_is_left_in_the_text_is_taken_off(tokenizer):
     assert ended(f" six{end}", "length") == (f" six{end}", "length")
     assert ended(f" <answer>6</answer>{end}", "stop") == (" <answer>6</answer>", "answer")
     assert ended(" <answer>6</answer> and", "length") == (" <answer>6</answer>", "answer")
-    six = engines._completion(tokenizer, (stop,), " <answer>6</answer> and", "length")
+    six = engines._completion(tokenizer, (stop,), CLOSE, " <answer>6</answer> and", "length")
     assert six.tokens == len(tokenizer(" <answer>6</answer>", add_special_tokens=False).input_ids)
 
 

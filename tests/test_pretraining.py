@@ -34,7 +34,8 @@ def test_digits_and_tags_are_single_tokens_and_text_comes_back_unchanged(tokeniz
     assert tokenizer.decode(ids) == text
     assert "<answer>" in pieces
     assert "</answer>" in pieces
-    assert all(len(piece) == 1 for piece in pieces if piece.strip().isdigit())
+    assert all(len(piece.strip()) == 1 for piece in pieces if piece.strip().isdigit())
+    assert {"0", " 1", " km", " kg"} - set(pieces) == {" km"}
     assert len(tokenizer) == pretraining.VOCABULARY
     assert tokenizer.eos_token_id == tokenizer("<|end|>")["input_ids"][0]
 
@@ -43,9 +44,25 @@ def test_every_row_begins_with_a_document_and_documents_end_with_the_stop(tokeni
     texts = list(itertools.islice(corpus.documents(0, frozenset()), 200))
     rows = list(itertools.islice(pretraining.packed_rows(tokenizer, iter(texts), 64), 20))
     assert {len(row) for row in rows} == {64}
-    documents = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
+    spelt = pretraining.spelling(tokenizer)
+    coded = [*tokenizer(texts)["input_ids"], *spelt(texts)["input_ids"]]
+    documents = [[*ids, tokenizer.eos_token_id] for ids in coded]
     for row in rows:  # the first document of a row is there whole, but for what the row cuts
         assert any(row[: len(ids)] == ids[:64] for ids in documents)
+
+
+def test_some_documents_are_spelt_so_that_words_that_are_not_in_the_text_can_be_read(tokenizer):
+    texts = list(itertools.islice(corpus.documents(0, frozenset()), 4096))
+    spelt = pretraining.spelling(tokenizer)
+    apart = [spelt(text)["input_ids"] for text in texts[:50]]
+    assert [tokenizer.decode(ids) for ids in apart] == texts[:50]
+    whole = tokenizer(texts[:50])["input_ids"]
+    assert sum(map(len, apart)) > 1.3 * sum(map(len, whole))
+    word = set(tokenizer("xylophones")["input_ids"])
+    whole = {i for ids in tokenizer(texts)["input_ids"] for i in ids}
+    rows = pretraining.packed_rows(tokenizer, iter(texts), 96)
+    read = {i for row in itertools.islice(rows, 1200) for i in row}
+    assert len(word & whole) < len(word & read)
 
 
 def test_the_leak_gate_reads_all_documents_that_pretraining_reads(tokenizer):

@@ -105,7 +105,13 @@ def evidence(tmp_path: Path) -> report.Evidence:
         )
         for name in ("round1", "round2")
     ]
-    broken_down = comparison.breakdown(SAID, ASKED, ASKED[:5], None)
+    kinds = [("category", "mass"), ("category", "other"), ("pair_in_training", "no")]
+    kinds += [("steps", str(n)) for n in range(3)] + [("unit_pair", str(n)) for n in range(13)]
+    broken_down = [
+        dict(zip(comparison.BREAKDOWN_COLUMNS, (model, *kind, 8, n, n / 8, 0.0, 1.0), strict=True))
+        for n, model in enumerate(MODELS)
+        for kind in kinds
+    ]
     history = [{"step": str(n), "loss": str(1 / n), "grad_norm": str(2 / n)} for n in range(1, 20)]
     tokenizer = build("byte_level").tokenizer
     row = masking.encode(tokenizer, f"Question: {EVIL}", " <answer>6</answer>", max_length=400)
@@ -194,6 +200,13 @@ def test_it_holds_every_figure_of_the_tables(evidence):
     assert missing(page, evidence.choice, ("round", "accuracy")) == []
     other = [row | {"correct": "1"} for row in evidence.summary]
     assert missing_figures(page, replace(evidence, summary=other)), "a wrong figure goes unseen"
+
+
+def test_groups_of_a_few_kinds_are_drawn(evidence):
+    text = Page(written(evidence)).text
+    drawn = ("mass (8)", "unit pair never in training (8)", "steps: 2 (8)")
+    assert [label for label in drawn if label not in text] == []
+    assert "unit pair: 12 (8)" not in text
 
 
 def test_it_is_the_same_text_each_time(evidence):

@@ -41,6 +41,30 @@ PHRASINGS = (
     "Would you turn {n} {a} into their value in {b}?",
     "Calculate the {b} that equal {n} {a}.",
     "What do {n} {a} amount to when measured in {b}?",
+    # The words of the questions, in another order: a word that was never read says nothing.
+    "Converted to {b}, {n} {a} give what?",
+    "Convert to {b}: {n} {a}.",
+    "Express in {b} the quantity of {n} {a}.",
+    "What are {n} {a} in {b}?",
+    "In {b}, how much is {n} {a}?",
+    "In {b}, what does {n} {a} equal?",
+    "How much are {n} {a}, expressed in {b}?",
+    "Could you tell me the {b} in {n} {a}?",
+    "Can you give {n} {a} as {b}?",
+    "Please give the number of {b} in {n} {a}.",
+    "Tell me the value of {n} {a} in {b}.",
+    "Give me {n} {a} in {b}, please.",
+    "How do {n} {a} convert to {b}?",
+    "What does the conversion of {n} units from {a} to {b} give?",
+    "For {n} {a}, what is its equivalent in {b}?",
+    "What quantity of {b} is the equivalent of {n} {a}?",
+    "Per {n} {a}, how many {b} are there?",
+    "There are how many {b} in {n} {a}?",
+    "Measure {n} {a} in terms of {b}.",
+    "When converted into {b}, what is {n} {a}?",
+    "Change {n} units of {a} into the equivalent of {b}.",
+    "We express {n} {a} as how many {b}?",
+    "Make {n} {a} up of {b}: how many?",
 )
 STATEMENTS = (
     "{n} {a} = {r} {b}.",
@@ -53,7 +77,7 @@ STATEMENTS = (
     "{r} {b} is the same as {n} {a}.",
 )
 # kind of document -> its share
-SHARES = {"worked": 0.49, "statement": 0.27, "product": 0.17, "answer": 0.07}
+SHARES = {"worked": 0.43, "statement": 0.2, "product": 0.17, "answer": 0.2}
 
 
 def plain(value: float) -> str:
@@ -96,14 +120,18 @@ class Writer:
         return self.rng.choice(UNITS[unit].names)
 
     def reasoning(self, n: int, pair: tuple[str, str], a: str, b: str) -> str:
-        """Return one way to reason from `n` `a` to `b`, as equations."""
+        """Return one way to reason from `n` `a` to `b`: what is asked, then equations.
+
+        Asked in few words first, since a model that does not say which way it converts multiplies
+        by the factor of the way it has met most.
+        """
         ratio = ratios()[pair]
         f, r = plain(ratio), plain(n * ratio)
         ways = [f"1 {a} = {f} {b}. {n} * {f} = {r}."] * 3
         ways.append(f"1 {a} = {f} {b}, so {n} {a} = {n} * {f} {b} = {r} {b}.")
         if ratio < 1 and self.is_open(1 / ratio, n):
             g = plain(1 / ratio)
-            ways += [f"1 {b} = {g} {a}. {n} / {g} = {r}."] * 2
+            ways.append(f"{g} {a} = 1 {b}. {n} / {g} = {r}.")
         for between in routes()[pair]:
             first, second = ratios()[pair[0], between], ratios()[between, pair[1]]
             step = n * first
@@ -113,7 +141,7 @@ class Writer:
                     f"1 {a} = {plain(first)} {by}. {n} * {plain(first)} = {plain(step)}. "
                     f"1 {by} = {plain(second)} {b}. {plain(step)} * {plain(second)} = {r}."
                 )
-        return self.rng.choice(ways)
+        return f"{n} {a} to {b}: {self.rng.choice(ways)}"
 
     def conversion(self) -> tuple[int, tuple[str, str], str, str]:
         """Draw a quantity, a pair that is open with it, and names of its two units."""

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -111,7 +110,10 @@ def opened(
     )
     proof = {"server": engine["server"], "url": served.server.url, "model": served.name}
     proof |= {"listed": served.server.listed(served.name)}
-    proof |= _proof(served, model, tokenizer, questions, style, recipe)
+    proof |= _flips(served, model, tokenizer, style, questions, recipe)
+    log.info("engine: %(url)s %(model)s: %(flips)d of %(prompts)d greedy completions differ", proof)
+    if proof["flip_rate"] > engine["most_flips"]:
+        raise _refusal(proof, engine["most_flips"], model)
     return replace(served, proof=proof)
 
 
@@ -121,16 +123,15 @@ def stated(**models: Model) -> dict[str, Any]:
     return {"engines": proofs} if proofs else {}
 
 
-def _proof(
+def _flips(
     served: Served,
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[Mapping[str, Any]],
     style: Style,
+    questions: Sequence[Mapping[str, Any]],
     recipe: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return how many of a few greedy completions flip. Raises EngineError if too many do."""
-    limit = recipe["engine"]["most_flips"]
+    """Return how many of a few greedy completions differ, and where the first does."""
     count = min(recipe["engine"]["check_prompts"], len(questions))
     spread = [questions[i * len(questions) // count] for i in range(count)]
     task = task_of(recipe["task"])
@@ -141,29 +142,29 @@ def _proof(
         for who in (model, served)
     )
     flips = [i for i in range(count) if here[i] != there[i]]
-    rate = len(flips) / count
     first = None
     if flips:
         own, other = here[flips[0]], there[flips[0]]
-        alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(own, other, strict=False))))
+        parts = (i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b)
+        alike = next(parts, min(len(own), len(other)))
         first = {"question": spread[flips[0]]["id"], "character": alike}
         first |= {"here": own[alike:][:SHOWN], "there": other[alike:][:SHOWN]}
-    log.info("engine: %s %s: %d of %d greedy completions differ", *_name(served), len(flips), count)
-    if rate > limit:
-        url, name = _name(served)
-        raise EngineError(
-            f"engine: {url} does not serve under {name!r} the model that is here: {len(flips)} of "
-            f"{count} greedy completions differ (flip rate {rate:.3f}, at most {limit:g}), first "
-            f"that of {first['question']}, from character {first['character']} on: "
-            f"{first['here']!r} here, {first['there']!r} there; see that the server has this very "
-            "model or adapter, merged or loaded, its tokenizer, and no quantised weights; for "
-            "another precision raise engine.most_flips"
-        )
+    rate = len(flips) / count
     return {"prompts": count, "flips": len(flips), "flip_rate": rate, "first_flip": first}
 
 
-def _name(served: Served) -> tuple[str, str]:
-    return served.server.url, served.name
+def _refusal(proof: Mapping[str, Any], limit: float, model: "PreTrainedModel") -> EngineError:
+    """Return what is said of a served model that is another than the one here."""
+    first, dtype = proof["first_flip"], str(model.dtype).removeprefix("torch.")
+    return EngineError(
+        f"engine: {proof['url']} does not serve under {proof['model']!r} the model that is here: "
+        f"{proof['flips']} of {proof['prompts']} greedy completions differ (flip rate "
+        f"{proof['flip_rate']:.3f}, at most {limit:g}), first that of {first['question']}, from "
+        f"character {first['character']} on: {first['here']!r} here, {first['there']!r} there; see "
+        "that the server has this very model or adapter, merged or loaded, its tokenizer, the "
+        f"precision that is used here ({dtype}) and no quantised weights; where that cannot be, "
+        "raise engine.most_flips"
+    )
 
 
 def _ask(

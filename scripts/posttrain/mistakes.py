@@ -24,8 +24,8 @@ Row = Mapping[str, Any]
 def kind(parsed: float, gold: float, quantity: float | None) -> str:
     """Return which of `KINDS` a wrong answer is.
 
-    Args: quantity, what the question converts; None where that cannot be told, and with it three
-        of the kinds cannot.
+    Args: quantity, what the question converts; None where it converts nothing or that cannot be
+        told, and with it three of the kinds cannot.
     """
     if gold and any(_is_close(parsed, gold * 10.0**power) for power in range(-12, 13) if power):
         return KINDS[0]
@@ -41,7 +41,7 @@ def kind(parsed: float, gold: float, quantity: float | None) -> str:
 
 def counted(lines: Sequence[Row], questions: Sequence[Row]) -> dict[str, int]:
     """Return kind -> how many of a model's wrong predictions are of it, each of `KINDS`."""
-    quantities = {row["id"]: row["quantity"] for row in questions}
+    quantities = {row["id"]: row.get("quantity") for row in questions}
     found = Counter(
         kind(line["parsed"], line["gold"], quantities[line["id"]])
         for line in lines

@@ -52,14 +52,14 @@ def intervals(
 ) -> str:
     """Draw shares as points on a line from 0 to 1, each with its interval and its value.
 
-    Args: groups, label -> its points, drawn below it in their order; series, all there are, in the
-        order of their colours; axis, what the shares are of.
+    Args: groups, label, which may be empty -> its points, drawn below it in their order; series,
+        all there are, in the order of their colours; axis, what the shares are of.
     """
     looks = _looks(series)
     places: list[tuple[float, str | Point]] = []
     y = 0.0
     for label, points in groups.items():
-        if len(groups) > 1:
+        if label:
             places.append((y, label))
             y += 1
         for point in points:

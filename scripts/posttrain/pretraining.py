@@ -4,34 +4,43 @@ Its budget is in steps, never in seconds, so that a slow machine makes the same 
 """
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from posttrain import checkpoints
 from posttrain.devices import compute_dtype, pick_device
 from posttrain.errors import TrainingError
+from posttrain.llama import Llama
 from posttrain.logs import Progress
+from posttrain.muon import Muon
 from posttrain.tasks import marks, task_of
 
-VOCABULARY = 512
+VOCABULARY = 608
+# What may become one token: a digit, a unit's name whole, a label, a word, a sign; the space before
+# it belongs to it, since a token that is a lone space costs a step and says nothing.
+PIECE = Regex(
+    r" ?\d| ?[A-Za-z]+(?:\^|\*\*)\d|\n?[A-Z][a-z]+:| ?[A-Za-z/]+| ?\*\*| ?[^A-Za-z\d\s]|\s"
+)
 STOP = "<|end|>"
+SPELT, SPELT_MERGES = 8, 64  # one document in so many is spelt, with so few merges
 TOKENIZER_SAMPLE = 20_000  # documents that the tokenizer's merges are counted on
 LONGEST_PROMPT = 512  # positions the model is declared for
-ADAM_LEARNING_RATE = 3e-3  # for embeddings and norms; Muon's own is in the config
+ADAM_LEARNING_RATE = 3e-3  # for the embedding; Muon's own is in the config
 
 
 def train_tokenizer(texts: Iterator[str], marks: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE of 512 entries: a token a digit, a token a mark, no prefix space."""
+    """Return a byte-level BPE of 608 entries: a token a digit, a token a mark, no prefix space."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(PIECE, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     core.decoder = decoders.ByteLevel()
@@ -57,18 +66,29 @@ def _without(marks: Sequence[str], text: str) -> str:
     return text
 
 
+def spelling(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return `tokenizer` with few of its merges: it spells most words, in the same ids."""
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    core["model"]["merges"] = core["model"]["merges"][:SPELT_MERGES]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(core)))
+
+
 def packed_rows(
     tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], length: int
 ) -> Iterator[list[int]]:
     """Yield rows of exactly `length` ids: whole documents, each with its stop token, the last cut.
 
-    Every row begins with a document, as every prompt does.
+    Every row begins with a document, as every prompt does. One document in `SPELT` has its words
+    spelt: the letters, of which a question makes words that are not in this text, are learnt so.
     """
     stop = tokenizer.eos_token_id
+    spelt = spelling(tokenizer)
     while True:
         batch = list(itertools.islice(texts, 4096))
+        coded = tokenizer(batch)["input_ids"]
+        coded[::SPELT] = spelt(batch[::SPELT])["input_ids"]
         row: list[int] = []
-        for ids in tokenizer(batch)["input_ids"]:
+        for ids in coded:
             row += [*ids, stop]
             if len(row) >= length:
                 yield row[:length]
@@ -90,7 +110,6 @@ def build_model(shape: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Ll
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager",  # on a CPU, short rows take less time so,
     )
     return LlamaForCausalLM(config)
 
@@ -127,28 +146,24 @@ def pretrain(
 ) -> list[dict[str, float]]:
     """Train `model` in place on `recipe["steps"]` batches of packed rows; return its history.
 
-    Muon (Jordan 2024, kellerjordan.github.io/posts/muon) turns the matrices, AdamW the rest.
+    Muon turns the matrices, AdamW the embedding; the gains of the norms stay as they are.
     Raises: TrainingError at a loss that is not finite or is zero.
     """
     device = pick_device()
     dtype = compute_dtype(device)
-    model.to(device).train()
-    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    outer = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimisers = [
-        torch.optim.Muon(inner, lr=recipe["learning_rate"], momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(outer, lr=ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    highest = [recipe["learning_rate"], ADAM_LEARNING_RATE]
+    llama = Llama(model.to(device))
+    muon = Muon(llama.matrices, llama.parts, dtype)
+    adam = torch.optim.AdamW(
+        [llama.embedding], ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
     steps = recipe["steps"]
-    history = _go_on(model, optimisers, kept) if kept else []
+    history = _go_on(llama, muon, adam, kept) if kept else []
     rows = itertools.islice(rows, len(history) * recipe["rows_per_step"], None)
     with Progress(steps, "pretraining", "steps", len(history)) as progress:
         for step in range(len(history), steps):
             batch = list(itertools.islice(rows, recipe["rows_per_step"]))
-            ids = torch.tensor(batch, device=device)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            rounded = llama.rounded(dtype)
+            loss = llama.loss(rounded, torch.tensor(batch, device=device))
             value = loss.item()
             if not math.isfinite(value) or value == 0.0:
                 raise TrainingError(
@@ -156,39 +171,39 @@ def pretrain(
                     f"lower embedded.learning_rate (now {recipe['learning_rate']})"
                 )
             loss.backward()
-            for optimiser, rate in zip(optimisers, highest, strict=True):
-                optimiser.param_groups[0]["lr"] = rate * share_of_rate(step, steps)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+            share = share_of_rate(step, steps)
+            gradients = {name: whole.grad for name, whole in rounded.items()}
+            muon.step(gradients, share * recipe["learning_rate"])
+            adam.param_groups[0]["lr"] = share * ADAM_LEARNING_RATE
+            adam.step()
+            adam.zero_grad()
             history.append({"step": step + 1, "loss": value})
             progress.advance(1, f"loss {value:.3f}")
             if kept:
-                kept.save_in_time("pretraining", lambda: (_state(model, optimisers), history))
+                kept.save_in_time("pretraining", lambda: (_state(llama, muon, adam), history))
+    llama.write_to(model)
     return history
 
 
-def _state(
-    model: LlamaForCausalLM, optimisers: Sequence[torch.optim.Optimizer]
-) -> dict[str, torch.Tensor]:
+def _tensors(llama: Llama, muon: Muon) -> dict[str, torch.Tensor]:
+    matrices = {f"matrices.{name}": whole for name, whole in llama.matrices.items()}
+    momenta = {f"momenta.{name}": whole for name, whole in muon.momenta.items()}
+    return {**matrices, **momenta, "embedding": llama.embedding.detach()}
+
+
+def _state(llama: Llama, muon: Muon, adam: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return all that the next step reads and the recipe does not tell; nothing is drawn there."""
-    found = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-    for i, optimiser in enumerate(optimisers):
-        found |= checkpoints.optimiser_state(optimiser, f"optimiser{i}")
-    return found
+    return _tensors(llama, muon) | checkpoints.optimiser_state(adam, "adam")
 
 
 def _go_on(
-    model: LlamaForCausalLM,
-    optimisers: Sequence[torch.optim.Optimizer],
-    kept: checkpoints.Checkpoints,
+    llama: Llama, muon: Muon, adam: torch.optim.Optimizer, kept: checkpoints.Checkpoints
 ) -> list[dict[str, float]]:
     """Put back what a stopped pretraining had come to; return its history, [] if there is none."""
     if not (found := kept.load("pretraining")):
         return []
     tensors, history = found
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    for i, optimiser in enumerate(optimisers):
-        checkpoints.restore_optimiser(optimiser, f"optimiser{i}", tensors)
+    for name, whole in _tensors(llama, muon).items():
+        whole.copy_(tensors[name])
+    checkpoints.restore_optimiser(adam, "adam", tensors)
     return history

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MOST_SAMPLES = 12  # questions that are shown with what each model said
 MOST_ROWS = 2  # of a tokenized file
 MOST_MISTAKES = 12  # wrong answers of a model that are shown
-SEEN = {  # group of the breakdown -> its values, in words
+MOST_KINDS = 12  # values of a group that are drawn; one with more is a table
+WORDS = {  # group of the breakdown -> its values, where they do not tell by themselves
     "pair_in_training": {"no": "unit pair never in training", "yes": "unit pair in training"},
     "pair_quantity_in_training": {
         "no": "unit pair with this quantity never in training",
@@ -98,7 +99,6 @@ def page(evidence: Evidence, template: str, style: str) -> str:
         failed=[row for row in evidence.verdicts if row["passed"] != "yes"],
         faults=faults(evidence),
         by_kind=_by_kind(evidence.breakdown),
-        seen=list(SEEN),
         verdicts=list(VERDICTS),
         counts=_verdicts(evidence.predictions),
         mistakes={
@@ -166,11 +166,11 @@ def _plots(evidence: Evidence) -> dict[str, str]:
             "validation questions",
         ),
     }
-    for group in ("category", *SEEN):
-        rows = [row for row in evidence.breakdown if row["group"] == group]
-        if rows:
-            found[group] = plots.intervals(
-                _groups(rows),
+    for group, rows in _by_kind(evidence.breakdown).items():
+        kinds = _kinds(rows)
+        if len(kinds) <= MOST_KINDS:
+            found[f"by {group}"] = plots.intervals(
+                kinds,
                 models,
                 f"Accuracy by {group.replace('_', ' ')}; the table below has the figures",
                 "share answered rightly",
@@ -235,19 +235,20 @@ def _said(summary: Table) -> str:
     return ", ".join(f"{row['model']} {row['accuracy']}" for row in summary)
 
 
-def _groups(rows: Table) -> dict[str, list[plots.Point]]:
-    """Return value -> a point a model, from rows of one group of the breakdown."""
+def _kinds(rows: Table) -> dict[str, list[plots.Point]]:
+    """Return value, in words -> a point a model, from rows of one group of the breakdown."""
     found: dict[str, list[plots.Point]] = {}
     for row in rows:
-        words = SEEN.get(row["group"], {}).get(row["value"], row["value"])
+        told = row["value"] if row["group"] == "category" else f"{row['group']}: {row['value']}"
+        words = WORDS.get(row["group"], {}).get(row["value"], told.replace("_", " "))
         label = f"{words} ({row['questions']})"
         found.setdefault(label, []).append(plots.Point(row["model"], *_figures(row)))
     return found
 
 
 def _by_kind(breakdown: Table) -> dict[str, list[Mapping[str, str]]]:
-    """Return group -> its rows, those of one value together."""
-    groups = dict.fromkeys(row["group"] for row in breakdown)
+    """Return group -> its rows, those of one value together; without that of all questions."""
+    groups = dict.fromkeys(row["group"] for row in breakdown if row["group"] != "all")
     return {
         group: sorted((r for r in breakdown if r["group"] == group), key=lambda r: r["value"])
         for group in groups
@@ -262,7 +263,7 @@ def _verdicts(predictions: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, i
 
 
 def _wrong(lines: Sequence[Row], questions: Sequence[Row]) -> Iterable[Row]:
-    quantities = {row["id"]: row["quantity"] for row in questions}
+    quantities = {row["id"]: row.get("quantity") for row in questions}
     for line in lines:
         if line["verdict"] == "wrong":
             quantity = quantities[line["id"]]

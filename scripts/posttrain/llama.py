@@ -1,0 +1,211 @@
+"""The forward and backward pass that the embedded model is pretrained by: few, large operations.
+
+The same numbers as transformers' `LlamaForCausalLM` gives, in less time: weights are rounded to the
+dtype of the products once a step, query, key and value are one product, and each of norm,
+attention, feed-forward gate and loss is one node with its gradient written out. The gains of the
+norms stay 1, as they are made. A test holds loss and gradients to the model's own.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+# What is one product here -> the layers of transformers' that it is made of, in their order.
+FUSED = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.o_proj",),
+    # Not one product: what comes out would not lie in one piece, and passes take thrice as long.
+    "gate": ("mlp.gate_proj",),
+    "up": ("mlp.up_proj",),
+    "down": ("mlp.down_proj",),
+}
+
+
+class _Norm(Function):
+    """RMS norm of x (N, H) with a gain of 1; the mean in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / x.shape[-1] + epsilon).rsqrt().to(x.dtype)
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        y, scale = ctx.saved_tensors
+        along = (gradient * y).sum(-1, keepdim=True, dtype=torch.float32) / y.shape[-1]
+        return torch.addcmul(gradient, y, along.to(y.dtype), value=-1).mul_(scale), None
+
+
+class _Gate(Function):
+    """silu(gate) * up, all (N, I)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        opened = torch.nn.functional.silu(gate)
+        ctx.save_for_backward(gate, up, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up, opened = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), gradient * opened
+
+
+class _Attention(Function):
+    """Causal attention with rotary positions, from qkv (B, T, heads + 2 KV heads, D) to (B, T, H).
+
+    Heads that share a key are one product. `turns` are cosine and sine, (T, 1, D / 2).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, kv_heads: int, turns: tuple[Tensor, Tensor]) -> Tensor:
+        batch, length, all_heads, size = qkv.shape
+        heads = all_heads - 2 * kv_heads
+        per_key = heads // kv_heads
+        scale = size**-0.5
+        query = _turned(qkv[:, :, :heads], turns).mul_(scale)
+        query = query.transpose(1, 2).reshape(-1, per_key * length, size)
+        key = _turned(qkv[:, :, heads:-kv_heads], turns)
+        key = key.transpose(1, 2).reshape(-1, length, size)
+        value = qkv[:, :, -kv_heads:].transpose(1, 2).reshape(-1, length, size)
+        future = torch.full((length, length), -torch.inf, dtype=qkv.dtype, device=qkv.device)
+        mask = future.triu_(1).repeat(per_key, 1)
+        shares = torch.baddbmm(mask, query, key.transpose(1, 2)).softmax(dim=-1)
+        mixed = torch.bmm(shares, value)
+        ctx.save_for_backward(query, key, value, shares, *turns)
+        ctx.heads, ctx.kv_heads, ctx.scale = heads, kv_heads, scale
+        return mixed.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        query, key, value, shares, *turns = ctx.saved_tensors
+        heads, kv_heads = ctx.heads, ctx.kv_heads
+        batch, length, _ = gradient.shape
+        size = key.shape[-1]
+        back = (turns[0], -turns[1])
+        gradient = gradient.view(batch, length, heads, size).transpose(1, 2)
+        gradient = gradient.reshape(query.shape)
+        result = gradient.new_empty(batch, length, heads + 2 * kv_heads, size)
+
+        def by_position(part: Tensor, count: int) -> Tensor:
+            return part.view(batch, count, length, size).transpose(1, 2)
+
+        of_value = torch.bmm(shares.transpose(1, 2), gradient)
+        result[:, :, -kv_heads:] = by_position(of_value, kv_heads)
+        of_shares = torch.bmm(gradient, value.transpose(1, 2))
+        of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+        of_key = by_position(torch.bmm(of_scores.transpose(1, 2), query), kv_heads)
+        result[:, :, heads:-kv_heads] = _turned(of_key, back)
+        of_query = by_position(torch.bmm(of_scores, key), heads)
+        result[:, :, :heads] = _turned(of_query, back).mul_(ctx.scale)
+        return result, None, None
+
+
+def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Return x (B, T, heads, D), each pair (i, i + D / 2) turned by its position's angle."""
+    cosine, sine = turns
+    one, other = x.chunk(2, dim=-1)
+    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    first, second = result.chunk(2, dim=-1)
+    torch.mul(one, cosine, out=first).addcmul_(other, sine, value=-1)
+    torch.mul(other, cosine, out=second).addcmul_(one, sine)
+    return result
+
+
+class _Loss(Function):
+    """Mean cross-entropy of x E' (N, V) against targets (N,); -1 counts for nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
+        is_asked = targets >= 0
+        logp = torch.log_softmax(x @ embedding.T, dim=-1, dtype=torch.float32)
+        picked = logp.gather(1, targets.clamp(min=0)[:, None])
+        weight = is_asked.float()[:, None] / is_asked.sum()
+        slope = logp.exp_().mul_(weight)
+        slope.scatter_add_(1, targets.clamp(min=0)[:, None], -weight)
+        slope = slope.to(x.dtype)
+        ctx.save_for_backward(slope @ embedding, slope.T @ x)
+        return -(picked * weight).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_x, of_embedding = ctx.saved_tensors
+        return of_x * gradient.to(of_x.dtype), of_embedding * gradient.to(of_x.dtype), None
+
+
+class Llama:
+    """A model's weights as few tensors, and its loss on rows of ids.
+
+    `matrices` are float32, (layers, out, in) each, by the names in `FUSED`; `embedding`, (V, H),
+    also gives the logits. `parts` tells how many rows of a fused matrix each of its layers has.
+    """
+
+    def __init__(self, model: "LlamaForCausalLM") -> None:
+        config = model.config
+        self.kv_heads = config.num_key_value_heads
+        self.size = config.hidden_size // config.num_attention_heads
+        self.epsilon = config.rms_norm_eps
+        self.base = config.rope_parameters["rope_theta"]
+        self.stop = config.pad_token_id  # what only ends a text is not learnt from being read
+        layers = model.model.layers
+        found = {
+            name: [
+                [layer.get_submodule(path).weight.detach() for path in paths] for layer in layers
+            ]
+            for name, paths in FUSED.items()
+        }
+        self.parts = {name: [len(w) for w in of_layer[0]] for name, of_layer in found.items()}
+        self.matrices = {
+            name: torch.stack([torch.cat(of_layer) for of_layer in whole])
+            for name, whole in found.items()
+        }
+        self.embedding = model.get_input_embeddings().weight.detach().clone().requires_grad_()
+
+    @torch.no_grad()
+    def write_to(self, model: "LlamaForCausalLM") -> None:
+        """Put the weights into `model`, which had the same shape."""
+        for name, paths in FUSED.items():
+            for layer, whole in zip(model.model.layers, self.matrices[name], strict=True):
+                for path, part in zip(paths, whole.split(self.parts[name]), strict=True):
+                    layer.get_submodule(path).weight.copy_(part)
+        model.get_input_embeddings().weight.copy_(self.embedding)
+
+    def rounded(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the matrices in the dtype they are multiplied in, to collect gradients."""
+        return {
+            name: whole.to(dtype, copy=True).requires_grad_()
+            for name, whole in self.matrices.items()
+        }
+
+    def loss(self, rounded: dict[str, Tensor], ids: Tensor) -> Tensor:
+        """Return the mean loss in nats of each id of a row, (B, T), given those before it."""
+        batch, length = ids.shape
+        dtype = rounded["qkv"].dtype
+        turns = self._turns(length, dtype, ids.device)
+        x = torch.nn.functional.embedding(ids.flatten(), self.embedding, self.stop).to(dtype)
+        by_layer = zip(*(rounded[name].unbind() for name in FUSED), strict=True)
+        for qkv, out, gate, up, down in by_layer:
+            heads = (_Norm.apply(x, self.epsilon) @ qkv.T).view(batch, length, -1, self.size)
+            mixed = _Attention.apply(heads, self.kv_heads, turns)
+            x = torch.addmm(x, mixed.flatten(0, 1), out.T)
+            y = _Norm.apply(x, self.epsilon)
+            x = torch.addmm(x, _Gate.apply(y @ gate.T, y @ up.T), down.T)
+        targets = torch.full_like(ids, -1)
+        targets[:, :-1] = ids[:, 1:]
+        embedding = self.embedding.to(dtype)
+        return _Loss.apply(_Norm.apply(x, self.epsilon), embedding, targets.flatten())
+
+    def _turns(
+        self, length: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        powers = torch.arange(0, self.size, 2, device=device).float() / self.size
+        angles = torch.arange(length, device=device).float()[:, None, None] / self.base**powers
+        return angles.cos().to(dtype), angles.sin().to(dtype)
