@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chain_for_tests import TINY, fresh_clone
+from test_selection import SELECTION
 from tokenizers_for_tests import build
 
 from posttrain import (
@@ -211,6 +212,12 @@ def test_every_equation_has_to_hold_and_the_last_to_lead_to_the_answer(text, tra
     assert scoring.judge_trace(text, task_arithmetic)["trace"] == trace
 
 
+def kept_of(rollouts):
+    """Return the training rows of a single round."""
+    fates = selection.fates([rollouts], SELECTION, lambda path: False)
+    return selection.rows_kept([rollouts], fates, task_arithmetic)
+
+
 def test_a_kept_rollout_is_trained_as_it_was_written():
     text = "5 * 6 = 30. 30 - 4 = 26.\n#### 26"
     rollout = {
@@ -220,7 +227,7 @@ def test_a_kept_rollout_is_trained_as_it_was_written():
         "completion": text,
         **scoring.judge_reasoned(Completion(text, 9, "stop"), 26.0, TOLERANCES, task_arithmetic),
     }
-    [row] = selection.select([rollout], 4, task_arithmetic)
+    [row] = kept_of([rollout])
     assert (row["reasoning"], row["answer"]) == ("5 * 6 = 30. 30 - 4 = 26.", "26")
     recipe = {"task": "arithmetic", "prompts": CONFIG["prompts"], "answer_digits": 1}
     tokenizer = build("byte_level").tokenizer
@@ -239,7 +246,7 @@ def test_somebodys_rollouts_are_judged(tmp_path):
     asked = [{"id": "train-0001", "question": PENS, "answer": 26.0}]
     found = triples.judged(triples.read(path, task_arithmetic), asked, TOLERANCES, task_arithmetic)
     assert [one["verdict"] for one in found.rollouts] == ["correct", "unparseable"]
-    kept = selection.select(found.rollouts, 4, task_arithmetic)
+    kept = kept_of(found.rollouts)
     assert triples.of_kept(kept, asked, task_arithmetic) == [(PENS, 26.0, text)]
 
 
