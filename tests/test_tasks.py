@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chain_for_tests import TINY, fresh_clone
+from test_selection import SELECTION
 from tokenizers_for_tests import build
 
 from posttrain import (
@@ -211,6 +212,12 @@ def test_every_equation_has_to_hold_and_the_last_to_lead_to_the_answer(text, tra
     assert scoring.judge_trace(text, task_arithmetic)["trace"] == trace
 
 
+def kept_of(rollouts):
+    """Return the training rows of a single round."""
+    fates = selection.fates([rollouts], SELECTION, lambda path: False)
+    return selection.rows_kept([rollouts], fates, task_arithmetic)
+
+
 def test_a_kept_rollout_is_trained_as_it_was_written():
     text = "5 * 6 = 30. 30 - 4 = 26.\n#### 26"
     rollout = {
@@ -220,7 +227,7 @@ def test_a_kept_rollout_is_trained_as_it_was_written():
         "completion": text,
         **scoring.judge_reasoned(Completion(text, 9, "stop"), 26.0, TOLERANCES, task_arithmetic),
     }
-    [row] = selection.select([rollout], 4, task_arithmetic)
+    [row] = kept_of([rollout])
     assert (row["reasoning"], row["answer"]) == ("5 * 6 = 30. 30 - 4 = 26.", "26")
     recipe = {"task": "arithmetic", "prompts": CONFIG["prompts"], "answer_digits": 1}
     tokenizer = build("byte_level").tokenizer
@@ -239,7 +246,7 @@ def test_somebodys_rollouts_are_judged(tmp_path):
     asked = [{"id": "train-0001", "question": PENS, "answer": 26.0}]
     found = triples.judged(triples.read(path, task_arithmetic), asked, TOLERANCES, task_arithmetic)
     assert [one["verdict"] for one in found.rollouts] == ["correct", "unparseable"]
-    kept = selection.select(found.rollouts, 4, task_arithmetic)
+    kept = kept_of(found.rollouts)
     assert triples.of_kept(kept, asked, task_arithmetic) == [(PENS, 26.0, text)]
 
 
@@ -284,8 +291,8 @@ def test_answers_follow_from_the_steps_and_the_numbers_stand_in_the_question(spl
 
 
 def test_there_are_many_ways_to_ask():
-    assert len(arithmetic.plots()) >= 20
-    parts = {part for plot in arithmetic.plots() for part in plot}
+    assert min(len(arithmetic.plots(2)), len(arithmetic.plots(3))) >= 20
+    parts = {part for plot in arithmetic.plots(2) + arithmetic.plots(3) for part in plot}
     assert parts == set(arithmetic.SENTENCES) == set(arithmetic_corpus.SENTENCES)
 
 
@@ -293,7 +300,7 @@ def test_an_asker_of_too_much_is_told(monkeypatch):
     monkeypatch.setattr(arithmetic, "NAMES", ("Ann", "Ben"))
     monkeypatch.setattr(arithmetic, "THINGS", ("pens",))
     monkeypatch.setattr(arithmetic, "BOXES", ("bags",))
-    monkeypatch.setattr(arithmetic, "plots", lambda: (("some", "less", "less", "count"),))
+    monkeypatch.setattr(arithmetic, "plots", lambda steps: (("some", "less", "less", "count"),))
     monkeypatch.setattr(arithmetic, "RANGES", dict.fromkeys("ABabcdk", (2, 50)))
     with pytest.raises(QuestionError, match=r"ran out of new questions .* lower data\.train_size"):
         task_arithmetic.questions(0, 1000, 1000, frozenset())
@@ -311,12 +318,13 @@ def facts_in(document):
 def test_no_document_holds_a_fact_that_is_held_out(documents):
     """Of a whole problem at the least: what is left out are facts, not sums by themselves."""
     worked = [text for text in documents if "Reasoning:" in text]
-    whole = [max(facts_in(text), key=len) for text in worked]
+    whole = [max(facts_in(text), key=len, default=()) for text in worked]
     assert len(worked) > 1000
-    assert not any(fact in KEPT_OUT for fact in whole)
+    assert not any(len(fact) > 1 and fact in KEPT_OUT for fact in whole)
     free = itertools.islice(task_arithmetic.documents(0, frozenset()), 4000)
     worked = [text for text in free if "Reasoning:" in text]
-    assert any(max(facts_in(text), key=len) in KEPT_OUT for text in worked), "nothing to see"
+    whole = [max(facts_in(text), key=len, default=()) for text in worked]
+    assert any(len(fact) > 1 and fact in KEPT_OUT for fact in whole), "nothing to see"
 
 
 def test_the_leak_gate_finds_no_question_in_the_text_and_one_that_is_put_there(splits, documents):
@@ -329,6 +337,15 @@ def test_the_leak_gate_finds_no_question_in_the_text_and_one_that_is_put_there(s
     assert leaks([*documents, planted]) == [
         {"id": row["id"], "where": "pretraining", "how": "normalised"}
     ]
+
+
+def words(sentences):
+    told = " ".join(sentence for some in sentences.values() for sentence in some)
+    return set(re.findall("[a-z]+", re.sub("{.*?}", "", told.casefold())))
+
+
+def test_every_word_of_the_questions_is_read_in_pretraining():
+    assert words(arithmetic.SENTENCES) <= words(arithmetic_corpus.SENTENCES)
 
 
 def test_no_sentence_is_in_both():

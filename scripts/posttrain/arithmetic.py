@@ -14,11 +14,11 @@ from itertools import combinations, product
 from operator import add, floordiv, mul, sub
 from typing import NamedTuple
 
-NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kim", "Leo")
-THINGS = ("pens", "cards", "apples", "coins", "books", "shells", "stamps", "cups", "eggs", "nuts")
-BOXES = ("boxes", "bags", "jars", "rows")
-LARGEST = 199  # of all numbers in a problem
-RANGES = {"A": range(10, 61), "B": range(10, 61)} | dict.fromkeys("abcdk", range(2, 10))
+NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo")
+THINGS = ("pens", "cards", "apples", "coins", "books", "shells", "stamps", "cups")
+BOXES = ("boxes", "bags", "jars")
+LARGEST = 99  # of all numbers in a problem
+RANGES = {"A": range(10, 41), "B": range(10, 41)} | dict.fromkeys("abcdk", range(2, 10))
 WORK = {"+": add, "-": sub, "*": mul, "/": floordiv}
 
 # Part of a plot -> its steps, on the numbers that its sentence tells (a letter each), on v, what
@@ -42,7 +42,8 @@ ENDS: Mapping[str, tuple[str, ...]] = {
 }
 PARTS = {**STARTS, **TURNS, **ENDS}
 
-# Part of a plot -> the sentences that a question may tell it in. N and M are names.
+# Part of a plot -> the sentences that a question may tell it in; N and M are names. Numbers stand
+# in the order in which they are needed.
 SENTENCES: Mapping[str, tuple[str, ...]] = {
     "some": ("{N} has {A} {things}.", "{N} starts with {A} {things}."),
     "groups": (
@@ -56,7 +57,7 @@ SENTENCES: Mapping[str, tuple[str, ...]] = {
     "less": ("{N} gives away {c} of them.", "Then {c} {things} get lost."),
     "more": ("{N} buys {c} more.", "Then {N} finds another {c} {things}."),
     "fewer groups": (
-        "{N} gives {d} of them to each of {c} friends.",
+        "{c} friends take {d} of them each.",
         "Each of {c} children takes {d} {things}.",
     ),
     "more groups": (
@@ -127,20 +128,20 @@ def _is_linked(steps: Sequence[Step]) -> bool:
 
 
 @cache
-def plots() -> tuple[tuple[str, ...], ...]:
-    """Return every plot of two or three steps: a start, up to two turns, an end."""
+def plots(steps: int) -> tuple[tuple[str, ...], ...]:
+    """Return every plot of so many steps: a start, up to two turns, an end."""
     turns = [(), *((turn,) for turn in TURNS), *product(("less", "more"), repeat=2)]
     every = ((start, *middle, end) for start in STARTS for middle in turns for end in ENDS)
-    return tuple(plot for plot in every if 2 <= len(_sums(plot)) <= 3)
+    return tuple(plot for plot in every if len(_sums(plot)) == steps)
 
 
 def _sums(plot: Sequence[str]) -> list[str]:
     return [step for part in plot for step in PARTS[part] if len(step.split()) == 5]
 
 
-def drawn(rng: random.Random) -> Problem:
-    """Draw a problem: any plot, numbers that keep every step whole and small."""
-    plot = rng.choice(plots())
+def drawn(rng: random.Random, steps: Sequence[int] = (2, 3)) -> Problem:
+    """Draw a problem of some of the numbers of `steps`, whose every step is whole and small."""
+    plot = rng.choice(plots(rng.choice(steps)))
     while True:
         numbers = tuple(_numbers(part, rng) for part in plot)
         if steps := _worked(plot, numbers):

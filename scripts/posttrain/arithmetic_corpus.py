@@ -13,85 +13,86 @@ from posttrain.arithmetic import LARGEST, WORK, Problem, Step, drawn, is_open, t
 REASONING = "Question: {question}\nReasoning: {reasoning}\n#### {answer}"
 ANSWER = "Question: {question}\nAnswer: #### {answer}"
 
-# None of these is among `arithmetic.SENTENCES`.
+# None of these is among `arithmetic.SENTENCES`, and every word of those is in these.
 SENTENCES: Mapping[str, tuple[str, ...]] = {
     "some": (
-        "{N} owns {A} {things}.",
-        "Today {N} has {A} {things}.",
-        "{N} found {A} {things}.",
-        "At first {N} holds {A} {things}.",
+        "There are {A} {things} with {N}.",
+        "Now {N} has {A} {things}.",
+        "{A} {things} is what {N} starts with.",
     ),
     "groups": (
-        "There are {b} {things} in each of the {a} {boxes} of {N}.",
-        "{N} owns {a} {boxes}, each with {b} {things}.",
-        "{N} fills {a} {boxes} with {b} {things} each.",
-        "{N} gets {a} {boxes} of {b} {things}.",
+        "{N} gets {a} {boxes}, each with {b} {things}.",
+        "In {a} {boxes} {N} has {b} {things} each.",
+        "{a} {boxes} of {b} {things} is what {N} buys.",
     ),
     "both": (
         "{N} brings {A} {things} and {M} brings {B}.",
-        "{N} has {A} {things}, {M} has {B}, and they join them.",
-        "The {A} {things} of {N} and the {B} of {M} are put in one pile.",
+        "{A} {things} and {B} are put together, as {N} and {M} want.",
+        "{N} has {A} and {M} has {B} {things}. They put all their {things} in one box.",
     ),
     "less": (
-        "{N} then gives {c} {things} to {M}.",
-        "{c} of the {things} are lost.",
-        "{N} sells {c} of them.",
-        "{N} uses up {c} {things}.",
+        "{c} {things} are lost.",
+        "Then {N} gives {c} {things} away.",
+        "{c} of all of them get lost.",
     ),
     "more": (
-        "{M} gives {N} {c} more {things}.",
-        "{N} gets another {c}.",
-        "{N} finds {c} more of them.",
-        "Then {N} buys {c} {things} more.",
+        "{N} gets {c} more.",
+        "{c} more {things} are what {N} finds.",
+        "Then {N} buys another {c} of them.",
     ),
     "fewer groups": (
-        "{c} friends of {N} take {d} {things} each.",
-        "{N} hands {d} {things} to each of {c} children.",
-        "Each of the {c} children is given {d} of them.",
+        "Then {c} friends each take {d}.",
+        "To each of {c} children {N} gives {d} {things}.",
+        "{c} children get {d} of the {things} each, and {M} takes them away.",
     ),
     "more groups": (
-        "{N} gets {c} more packs with {d} {things} each.",
-        "Then {c} packs of {d} {things} are added.",
-        "{M} has {c} packs of {d} and adds them.",
+        "{M} brings {c} more, packs of {d} {things} each.",
+        "Then {N} gets {c} packs with {d} {things} in each.",
+        "{c} more packs of {d} are bought.",
     ),
     "count": (
-        "How many {things} is that?",
-        "How many {things} are left with {N}?",
-        "How many {things} does {N} have at last?",
-        "Count the {things} now.",
+        "In the end, how many {things} is that?",
+        "How many {things} does {N} have now?",
+        "Now there are how many {things}?",
     ),
     "share": (
-        "{N} divides them among {k} friends. How many {things} per friend?",
-        "They make {k} equal heaps. How many {things} are in each heap?",
-        "{k} children get the same number each. How many {things} for one child?",
+        "Among {k} friends they are shared equally. How many {things} for each?",
+        "{k} children share them. How many {things} does each one get?",
+        "They share equally, {k} in all. Each gets how many {things}?",
     ),
     "price": (
-        "At {k} dollars each, how many dollars are they worth?",
-        "One of them costs {k} dollars. How many dollars for all?",
-        "{M} pays {k} dollars for each of them. How many dollars are paid in all?",
+        "All are sold for {k} dollars each. How many dollars is that in all?",
+        "One costs {k} dollars. How many dollars do all cost?",
+        "{N} sells each for {k} dollars. How many dollars is that?",
     ),
     "times": (
-        "{M} owns {k} times that number. How many {things} does {M} own?",
-        "A friend has {k} times as many as that. How many {things} are those?",
+        "{k} times as many is what {M} wants. How many {things} is that?",
+        "As many {things}, {k} times, does {M} have. How many are they?",
     ),
 }
 # kind of document -> its share
-SHARES = {"worked": 0.6, "sums": 0.3, "answer": 0.1}
+SHARES = {"worked": 0.7, "sums": 0.22, "answer": 0.08}
+STEPS = (
+    1,
+    1,
+    2,
+    2,
+    3,
+)  # of a problem, each as likely as it stands here: the short ones teach first
 SUMS = 5  # in a document of sums
+TURNED = 0.1  # share of the sums and products that are written the other way round
 
 
 def reasoning(steps: Sequence[Step], rng: random.Random) -> str:
-    """Return one way to write the steps, each an equation."""
-    turns = rng.random() < 0.2
+    """Return one way to write the steps, each an equation; some are turned round."""
 
     def written(step: Step) -> str:
         left, right = step.left, step.right
-        if turns and step.sign in "+*":
+        if step.sign in "+*" and rng.random() < TURNED:
             left, right = right, left
         return f"{left} {step.sign} {right} = {step.value}."
 
-    joint = rng.choice((" ", " ", " Then ", " So "))
-    return joint.join(written(step) for step in steps)
+    return " ".join(map(written, steps))
 
 
 class Writer:
@@ -102,7 +103,7 @@ class Writer:
 
     def problem(self) -> Problem:
         """Draw a problem that may be written."""
-        while not is_open((found := drawn(self.rng)).steps, self.kept_out):
+        while not is_open((found := drawn(self.rng, STEPS)).steps, self.kept_out):
             pass
         return found
 
@@ -120,7 +121,7 @@ class Writer:
             if sign in "*/":
                 right, value = self.rng.randint(2, 9), self.rng.randint(2, LARGEST // 2)
             else:
-                right, value = self.rng.randint(2, 81), self.rng.randint(2, LARGEST)
+                right, value = self.rng.randint(2, 60), self.rng.randint(2, LARGEST)
             left = {"+": value - right, "-": value + right, "/": value * right}.get(sign, value)
             value = left * right if sign == "*" else value
             if 1 < left <= LARGEST and value <= LARGEST:
