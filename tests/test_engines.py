@@ -19,6 +19,9 @@ from posttrain.masking import prompt_ids
 from posttrain.prompts import fed
 from posttrain.sampling import Completion
 
+# A rule's connections end with its process; here they are left to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 QUESTIONS = [
     {"id": f"valid-{n:04d}", "question": f"How many g in {n} kg?", "answer": 1000.0 * n}
     for n in range(1, 13)
