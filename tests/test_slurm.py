@@ -56,7 +56,7 @@ def running_shards() -> list[slurm.Job]:
 
 def has_a_chunk(chain: Chain, shard: int) -> bool:
     """Tell whether a shard's job has sampled some of its questions and not yet all."""
-    log = chain / f"logs/generate_rft_data_{shard}_of_2.log"
+    log = chain / f"logs/generate_rft_data_round1_{shard}_of_2.log"
     return log.exists() and bool(re.search(r"sampling: [1-5]\d of 60", log.read_text("utf-8")))
 
 
