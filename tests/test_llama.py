@@ -75,11 +75,37 @@ def test_weights_go_there_and_back_unchanged():
         assert torch.equal(one, other), name
 
 
-@pytest.mark.parametrize("shape", [(48, 32), (32, 48), (32, 32)], ids=str)
-def test_muon_takes_the_steps_of_torchs(shape):
-    """Two matrices that stand in one of the stack, and those of two layers, each by itself."""
+SHAPES = pytest.mark.parametrize("shape", [(48, 32), (32, 48), (32, 32)], ids=str)
+
+
+@SHAPES
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+def test_the_iterations_take_all_singular_values_but_the_smallest_to_about_1(shape, scale):
     torch.manual_seed(0)
-    single = [torch.nn.Parameter(torch.randn(*shape)) for _ in range(4)]
+    u, _, v = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    values = torch.linspace(1, 0.05, 32)
+    matrices = scale * u @ torch.diag(values) @ v
+    exact = u @ v
+    found = muon.orthogonal(matrices)
+    torch.testing.assert_close(
+        u.mT @ found @ v.mT, torch.eye(32).expand(3, -1, -1), rtol=0, atol=0.1
+    )
+    assert torch.allclose(
+        torch.linalg.matrix_norm(found), torch.linalg.matrix_norm(exact), rtol=0.1
+    )
+    rounded = muon.orthogonal(matrices.bfloat16()).float()
+    assert ((rounded - found).norm() / found.norm()) < 0.05
+    assert not muon.orthogonal(torch.zeros_like(matrices)).any()
+
+
+@SHAPES
+def test_muon_takes_the_steps_of_torchs(shape, monkeypatch):
+    """Matrices that stand in one of the stack, and those of two layers, each by itself.
+
+    To the direction: torch's iterations leave singular values between 0.7 and 1.2.
+    """
+    torch.manual_seed(0)
+    single = [torch.nn.Parameter(torch.zeros(*shape)) for _ in range(4)]
     stack = torch.stack([torch.cat([p.detach() for p in single[i : i + 2]]) for i in (0, 2)])
     theirs = torch.optim.Muon(single, lr=0.02, momentum=muon.MOMENTUM, weight_decay=0.01)
     ours = muon.Muon({"a": stack}, {"a": [shape[0], shape[0]]}, torch.bfloat16)
@@ -91,4 +117,6 @@ def test_muon_takes_the_steps_of_torchs(shape):
         ours.step({"a": torch.stack(gradient)}, 0.02)
     moved = stack.flatten(0, 1).split(shape[0])
     for one, other in zip(single, moved, strict=True):
-        torch.testing.assert_close(one.detach(), other, rtol=0, atol=2e-3)  # steps are in bfloat16
+        alike = torch.nn.functional.cosine_similarity(one.detach().flatten(), other.flatten(), 0)
+        assert alike > 0.95
+        assert 0.8 < one.detach().norm() / other.norm() < 1.2

@@ -56,12 +56,11 @@ def test_some_documents_are_spelt_so_that_words_that_are_not_in_the_text_can_be_
     spelt = pretraining.spelling(tokenizer)
     apart = [spelt(text)["input_ids"] for text in texts[:50]]
     assert [tokenizer.decode(ids) for ids in apart] == texts[:50]
-    whole = tokenizer(texts[:50])["input_ids"]
-    assert sum(map(len, apart)) > 1.3 * sum(map(len, whole))
+    assert sum(map(len, apart)) > 1.2 * sum(map(len, tokenizer(texts[:50])["input_ids"]))
     word = set(tokenizer("xylophones")["input_ids"])
     whole = {i for ids in tokenizer(texts)["input_ids"] for i in ids}
     rows = pretraining.packed_rows(tokenizer, iter(texts), 96)
-    read = {i for row in itertools.islice(rows, 1200) for i in row}
+    read = {i for row in itertools.islice(rows, 1000) for i in row}
     assert len(word & whole) < len(word & read)
 
 

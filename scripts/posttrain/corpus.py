@@ -1,7 +1,7 @@
 """The text the embedded base model is pretrained on: unit facts, products, worked conversions.
 
 Its phrasings are not the questions' own, and no held-out product stands in it, neither as a
-conversion nor bare. What it teaches is to reason; the bare answer it shows rarely.
+conversion nor bare.
 """
 
 import random
@@ -65,6 +65,21 @@ PHRASINGS = (
     "Change {n} units of {a} into the equivalent of {b}.",
     "We express {n} {a} as how many {b}?",
     "Make {n} {a} up of {b}: how many?",
+    "Expressed as a quantity of {b}, how much is {n} {a}?",
+    "{n} {a}, expressed as a quantity of {b}",
+    "Take {n} {a} as a quantity of {b}: which?",
+    "Convert {n} units of {a} into {b}.",
+    "Convert from {a} to {b}: {n} units.",
+    "Could you please convert to {b} these {n} {a}?",
+    "How do we write {n} {a} in terms of {b}?",
+    "How do {n} {a} measure up when counted in {b}?",
+    "How many {b} would make up {n} {a}?",
+    "How many {b} equal {n} {a}?",
+    "How many {b} are {n} {a}?",
+    "What does one call {n} {a} in {b}?",
+    "What number of {b} is {n} {a}?",
+    "Give the equivalent in {b} for {n} units of {a}.",
+    "Tell us how many {b} make {n} {a}.",
 )
 STATEMENTS = (
     "{n} {a} = {r} {b}.",
@@ -77,7 +92,7 @@ STATEMENTS = (
     "{r} {b} is the same as {n} {a}.",
 )
 # kind of document -> its share
-SHARES = {"worked": 0.43, "statement": 0.2, "product": 0.17, "answer": 0.2}
+SHARES = {"worked": 0.34, "statement": 0.2, "product": 0.24, "answer": 0.22}
 
 
 def plain(value: float) -> str:
@@ -155,7 +170,7 @@ class Writer:
         lines = []
         while len(lines) < 3:
             n = self.rng.choice(QUANTITIES)
-            if self.rng.random() < 0.5:
+            if self.rng.random() < 0.7:
                 ratio = ratios()[self.rng.choice(self.pairs)]
             else:
                 ratio = self.rng.randint(100, 9999) / 10 ** self.rng.randint(0, 4)

@@ -1,6 +1,8 @@
 """Muon (Jordan 2024, kellerjordan.github.io/posts/muon) on stacks of matrices, as batched products.
 
-torch.optim.Muon takes one matrix at a time.
+torch.optim.Muon takes one matrix at a time, and five iterations where three do here: it divides by
+the Frobenius norm, many times the largest singular value; the norm of X X', which the first product
+gives for nothing, is closer to that, and the coefficients are fitted to what it leaves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +11,14 @@ import torch
 from torch import Tensor
 
 MOMENTUM, WEIGHT_DECAY = 0.95, 0.01
-ITERATIONS = ((3.4445, -4.7750, 2.0315),) * 5  # Jordan's
-EPSILON = 1e-7
+# Together they take each singular value from 0.02 to 1 within 9 % of 1 (fitted by least largest
+# error); smaller ones grow fifty times.
+ITERATIONS = (
+    (5.2633, -15.0844, 11.0814),
+    (3.5886, -5.7550, 2.5635),
+    (2.8868, -3.5300, 1.5537),
+)
+EPSILON = 1e-14
 
 
 def orthogonal(stack: Tensor) -> Tensor:
@@ -20,9 +28,13 @@ def orthogonal(stack: Tensor) -> Tensor:
     """
     if stack.shape[1] > stack.shape[2]:
         return orthogonal(stack.transpose(1, 2)).transpose(1, 2)
-    x = stack / stack.norm(dim=(1, 2), keepdim=True).clamp(min=EPSILON)
-    for a, b, c in ITERATIONS:
-        square = torch.bmm(x, x.transpose(1, 2))
+    x = stack
+    square = torch.bmm(x, x.transpose(1, 2))
+    norm = square.norm(dim=(1, 2), keepdim=True).clamp(min=EPSILON)
+    x, square = x / norm.sqrt(), square / norm
+    for i, (a, b, c) in enumerate(ITERATIONS):
+        if i:
+            square = torch.bmm(x, x.transpose(1, 2))
         factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
         x = torch.baddbmm(x, factor, x, beta=a)
     return x

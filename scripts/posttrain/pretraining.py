@@ -28,7 +28,7 @@ PIECE = Regex(
     r" ?\d| ?[A-Za-z]+(?:\^|\*\*)\d|\n?[A-Z][a-z]+:| ?[A-Za-z/]+| ?\*\*| ?[^A-Za-z\d\s]|\s"
 )
 STOP = "<|end|>"
-SPELT, SPELT_MERGES = 8, 64  # one document in so many is spelt, with so few merges
+SPELT, SPELT_MERGES = 16, 64  # one document in so many is spelt, with so few merges
 TOKENIZER_SAMPLE = 20_000  # documents that the tokenizer's merges are counted on
 LONGEST_PROMPT = 512  # positions the model is declared for
 ADAM_LEARNING_RATE = 3e-3  # for the embedding; Muon's own is in the config
