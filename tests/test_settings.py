@@ -160,8 +160,8 @@ LINES = {
     "prompts: {examples: [{question: q, reasoning: r}]}": "prompts.examples[0] lacks answer; "
     'write prompts: {examples: [{question: "How many gram are there per 6 kg?", '
     'reasoning: "1 kg = 1000 gram. 6 * 1000 = 6000.", answer: 6000}]}',
-    "embedded: {heads: 3}": "embedded.heads is 3, which does not cut embedded.hidden_size (256) "
-    "into heads of even width; write embedded: {heads: 2}",
+    "embedded: {heads: 5}": "embedded.heads is 5, which does not cut embedded.hidden_size (192) "
+    "into heads of even width; write embedded: {heads: 4}",
     "rollouts: {keep_per_question: 20}": "rollouts.keep_per_question is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {keep_per_question: 16}",
     "rollouts: {keep_tolerance: 0.1}": "rollouts.keep_tolerance is 0.1, above "
