@@ -628,7 +628,7 @@ def test_a_run_of_a_sweep_has_its_own_settings(clone: Chain):
     ("text", "place", "instead"),
     [
         ("seeed: 1", "seeed is no key", "seed: 1"),
-        ("sft:", "sft is empty", "sft: {lora: {r: 16}}"),
+        ("sft:", "sft is empty", "sft: {lora: {r: 32}}"),
         ("sft: {learning_rate: 1e-3}", "sft.learning_rate is", "sft: {learning_rate: 1.0e-3}"),
         ("rft: {lora: {r: 0}}", "rft.lora.r is 0", "rft: {lora: {r: 16}}"),
         ("evaluate: {limit: ten}", "evaluate.limit is", "evaluate: {limit: 100}"),
