@@ -12,7 +12,7 @@ include: "../Snakefile"
 
 def of_models(chosen):
     """Return the settings that the base model, and the one that rollouts come from, hang on."""
-    data, made = chosen["data"], (chosen["base_model"], chosen["embedded"])
+    data, made = chosen["data"], (chosen["task"], chosen["base_model"], chosen["embedded"])
     return *made, data["held_out"], data["held_out_seed"], chosen["rollouts"]["model"]
 
 

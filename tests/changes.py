@@ -242,7 +242,7 @@ CHANGES = [
     module("diagnosis", "verdicts", "gate"),
     module("checkpoints", "base_model", *TRAINING, "generate_rft_data"),
     module("jobs", *ALL),
-    module("ancestry"),  # of a command, not of a rule
+    module("ancestry"),  # of a command and of the report
     Change(
         "scipy upgraded",
         {"select_rft_data", *COMPLETING, "summary", "verdicts"},

@@ -545,7 +545,7 @@ def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     assert said.jobs == {"all_runs": 1, "sweep": 1, **first, **own}
 
 
-@pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 10)])
+@pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 16)])
 def test_a_finished_run_counts_as_the_first_of_a_sweep(chain: Chain, preset: str, runs: int):
     said = chain.plan("--snakefile", f"presets/{preset}.smk", "--configfile", TINY)
     jobs = said.jobs
@@ -593,6 +593,18 @@ def test_two_seeds_make_one_table(chain: Chain, tmp_path: Path):
         ("seed", model, "2") for model in MODELS
     ]
     assert "<svg" in (again / "results/sweeps/two.svg").read_text("utf-8")
+
+
+def test_a_run_whose_models_would_be_others_is_refused(clone: Chain):
+    """The embedded model is pretrained for its task: no other task's run may share it."""
+    (clone / "presets/tasks.smk").write_text(
+        'SWEEP, RUNS = "tasks", {"other": {"task": "arithmetic"}}\n\ninclude: "runs.smk"\n',
+        encoding="utf-8",
+    )
+    said = clone.snakemake("--dry-run", "--snakefile", "presets/tasks.smk")
+    (clone / "presets/tasks.smk").unlink()
+    assert said.status == 1
+    assert "other: all runs share their models; change them in config.yaml, for all" in said.text
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):

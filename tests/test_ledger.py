@@ -80,6 +80,13 @@ def test_a_ledger_counted_by_hand():
     }
 
 
+def test_a_category_called_all_counts_nothing_twice():
+    questions = [
+        row | {"category": "all"} if row["category"] == "mass" else row for row in QUESTIONS
+    ]
+    assert measured(questions=questions)["share_solved"]["all"] == 0.5
+
+
 def test_rollouts_that_somebody_else_sampled_have_no_sft_verdict():
     given = [row | {"sft_verdict": None} for row in ROLLOUTS]
     assert measured(given)["questions_by_sft_verdict"]["not asked"] == 4

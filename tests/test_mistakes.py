@@ -43,3 +43,10 @@ def test_only_wrong_answers_count_and_every_kind_stands():
         "the quantity unconverted": 1,
         "the factor alone": 1,
     }
+
+
+def test_what_no_question_lets_tell_is_not_counted_as_none():
+    lines = [{"id": 0, "verdict": "wrong", "parsed": 6.0, "gold": 72.0}]
+    found = mistakes.counted(lines, [{"id": 0, "plot": "sharing"}])
+    assert list(found) == [kind for kind in mistakes.KINDS if kind not in mistakes.CONVERTING]
+    assert found["another number"] == 1

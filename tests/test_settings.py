@@ -170,7 +170,7 @@ LINES = {
     "rollouts: {samples_when_sft_is_right: 20}": "rollouts.samples_when_sft_is_right is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {samples_when_sft_is_right: 16}",
     "evaluate: {adapters: {sft: x}}": "evaluate.adapters.sft has a name of the workflow's own "
-    "(base, cot, sft, rft, summary, verdicts, comparisons, breakdown); "
+    "(base, cot, sft, rft, summary, verdicts, comparisons, breakdown, bundle, sampler); "
     "write evaluate: {adapters: {my_sft: x}}",
     "evaluate: {adapters: {../x: y}}": "evaluate.adapters.'../x' is no name for files (small "
     "letters, digits, _ and -, no sign first, up to 64); write evaluate: {adapters: {x: y}}",
@@ -329,3 +329,16 @@ def test_a_malformed_config_names_its_place_in_one_line(seed, tmp_path, monkeypa
     lines = settings.faults(config, SCHEMA)
     assert any(line.startswith(f"config: {place} ") for line in lines), (place, lines)
     assert all(line.isprintable() and len(line) < 700 for line in lines), lines
+
+
+def test_on_a_cluster_every_rule_that_runs_a_model_has_room_for_one():
+    """Those that `use rule` makes ask for a GPU with the rule that they are made of."""
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text(encoding="utf-8"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    parts = re.split(r"^ *(?:use )?rule (\w+)", text, flags=re.MULTILINE)
+    rules = zip(parts[1::2], parts[2::2], strict=True)
+    asking = {name for name, body in rules if "gpu=1" in body}
+    assert {"base_model", "sft_train", "evaluate"} <= asking
+    made = re.findall(r"use rule (\w+) as (\w+)", text)
+    asking |= {other for name, other in made if name in asking}
+    assert asking - set(profile["set-resources"]) == set()

@@ -71,7 +71,11 @@ class Chain:
         found: dict[str, dict[str, None]] = {}
         for name, stage in self._jobs():
             if computed := stage.receipt["computed"]:
-                said = ", ".join(f"{key} {value}" for key, value in sorted(computed.items()))
+                words = (
+                    f"{key} {value if isinstance(value, str) else json.dumps(value)}"
+                    for key, value in sorted(computed.items())
+                )
+                said = ", ".join(words)
                 found.setdefault(said, {})[name] = None
         return {said: list(names) for said, names in found.items()}
 

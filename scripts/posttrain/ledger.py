@@ -62,7 +62,7 @@ def measures(
     category = {row["id"]: row["category"] or "not stated" for row in questions}
     solved = defaultdict(list)
     for question in asked:
-        for key in ("all", category[question]):
+        for key in {"all", category[question]}:  # a set: people may call a category "all"
             solved[key].append(sound[question] > 0)
     distinct = sum(map(len, paths.values()))
     texts = sum(len({row["completion"] for row in samples}) for samples in asked.values())

@@ -17,6 +17,7 @@ KINDS = (
     f"within {NEAR:.0%}",
     "another number",
 )
+CONVERTING = KINDS[2:5]  # which only a question that converts something lets tell
 
 Row = Mapping[str, Any]
 
@@ -33,21 +34,25 @@ def kind(parsed: float, gold: float, quantity: float | None) -> str:
         return KINDS[1]
     if quantity and gold:
         factor = gold / quantity
-        for found, wrong in zip(KINDS[2:5], (quantity, factor, quantity / factor), strict=True):
+        for found, wrong in zip(CONVERTING, (quantity, factor, quantity / factor), strict=True):
             if _is_close(parsed, wrong):
                 return found
     return KINDS[5] if abs(parsed - gold) <= NEAR * abs(gold) else KINDS[6]
 
 
 def counted(lines: Sequence[Row], questions: Sequence[Row]) -> dict[str, int]:
-    """Return kind -> how many of a model's wrong predictions are of it, each of `KINDS`."""
+    """Return kind -> how many of a model's wrong predictions are of it, each that can be told.
+
+    Where no question converts anything, `CONVERTING` cannot: a 0 would say that none was found.
+    """
     quantities = {row["id"]: row.get("quantity") for row in questions}
     found = Counter(
         kind(line["parsed"], line["gold"], quantities[line["id"]])
         for line in lines
         if line["verdict"] == "wrong"
     )
-    return {name: found[name] for name in KINDS}
+    can_tell = any(quantity is not None for quantity in quantities.values())
+    return {name: found[name] for name in KINDS if can_tell or name not in CONVERTING}
 
 
 def _is_close(one: float, other: float) -> bool:

@@ -28,8 +28,8 @@ WORDS = {  # group of the breakdown -> its values, where they do not tell by the
         "yes": "unit pair with this quantity in training",
     },
     "held_out": {
-        "no": "product met in pretraining, if by chance",
-        "yes": "product kept out of pretraining and training",
+        "no": "fact met in pretraining, if by chance",
+        "yes": "fact kept out of pretraining and training",
     },
 }
 

@@ -21,7 +21,8 @@ from posttrain.hub import is_name
 from posttrain.questions import READERS
 
 MODELS = ("base", "cot", "sft", "rft")
-RESERVED = (*MODELS, "summary", "verdicts", "comparisons", "breakdown")  # files in results/
+# Names of files in results/, and of the model that engine.models knows as rollouts.model.
+RESERVED = (*MODELS, "summary", "verdicts", "comparisons", "breakdown", "bundle", "sampler")
 ADAPTER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 BOUNDS = {
     "minimum": "of at least",
