@@ -48,6 +48,11 @@ rule select_round:
         evaluations=(
             expand(rules.evaluate_held_out.output.row, round=ROUNDS) if len(ROUNDS) > 1 else []
         ),
+        predictions=(
+            expand(rules.evaluate_held_out.output.predictions, round=ROUNDS)
+            if len(ROUNDS) > 1
+            else []
+        ),
         evaluation_receipts=(
             expand(rules.evaluate_held_out.output.receipt, round=ROUNDS) if len(ROUNDS) > 1 else []
         ),

@@ -14,6 +14,7 @@ with jobs.running(snakemake.log[0]):
         [artifacts.read_csv(path)[0] for path in paths]
         for paths in (given.evaluations, given.yields)
     )
+    rounds.refuse_errors([artifacts.read_jsonl(path) for path in given.predictions])
     chosen = rounds.best(evaluations)
     rows = rounds.table(evaluations, yields, chosen)
     for row in rows:

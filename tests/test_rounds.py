@@ -37,7 +37,7 @@ from posttrain import (
     units,
 )
 from posttrain.checkpoints import Checkpoints
-from posttrain.errors import QuestionError
+from posttrain.errors import QuestionError, ScoringError
 from posttrain.sampling import Completion
 
 
@@ -466,6 +466,16 @@ def test_the_round_that_answers_most_is_chosen_and_the_earlier_of_two_alike(corr
     assert [row["round"] for row in rows] == list(range(1, len(correct) + 1))
     assert [row["accuracy"] for row in rows] == [str(count / 10) for count in correct]
     assert all(float(row["accuracy_low"]) <= float(row["accuracy"]) for row in rows)
+
+
+def test_no_round_is_chosen_by_an_answer_that_the_verifier_failed_on():
+    right = {"id": "train-0001", "verdict": "correct"}
+    failed = {"id": "train-0002", "verdict": "error", "error": "ZeroDivisionError: its own"}
+    rounds.refuse_errors([])
+    rounds.refuse_errors([[right, right], [right, right | {"verdict": "wrong"}]])
+    said = r"failed on 1 of 2 answers of round 2 .* to train-0002: 'ZeroDivisionError: its own'"
+    with pytest.raises(ScoringError, match=said):
+        rounds.refuse_errors([[right, right], [right, failed]])
 
 
 def test_a_single_round_is_chosen_without_an_evaluation():

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.errors import QuestionError
+from posttrain.errors import QuestionError, ScoringError
 
 COLUMNS = (
     "round",
@@ -43,6 +43,20 @@ def split(questions: Sequence[Row], seed: int, share: float) -> tuple[list[Row],
     for place, question in enumerate(questions):
         parts[place in places].append(question)
     return parts
+
+
+def refuse_errors(predictions: Sequence[Sequence[Row]]) -> None:
+    """Raise ScoringError if the verifier failed on an answer: it is neither right nor wrong.
+
+    Args: predictions, of each round those to the questions set aside.
+    """
+    for number, lines in enumerate(predictions, start=1):
+        if failed := [line for line in lines if line["verdict"] == "error"]:
+            raise ScoringError(
+                f"no round can be chosen: the verifier failed on {len(failed)} of {len(lines)} "
+                f"answers of round {number} to the questions set aside, first on that to "
+                f"{failed[0]['id']}: {failed[0]['error']!r}"
+            )
 
 
 def best(evaluations: Sequence[Row]) -> int:
