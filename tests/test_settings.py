@@ -121,10 +121,10 @@ LINES = {
     "write sft: {max_length: 64}",
     "1: x": "1 is no key; leave it out or use one of: seed, task, base_model, data, embedded, "
     "prompts, sft, rft, rollouts, convert, evaluate, engine, bundle",
-    "sft:": "sft is empty (null), not a mapping of keys; write sft: {lora: {r: 16}}",
+    "sft:": "sft is empty (null), not a mapping of keys; write sft: {lora: {r: 32}}",
     "rft: [1]": "rft is a list, not a mapping of keys; write rft: {lora: {r: 16}}",
     "sft: {lora: {r: 0}}": "sft.lora.r is 0, not an integer of at least 1 and at most 1024; "
-    "write sft: {lora: {r: 16}}",
+    "write sft: {lora: {r: 32}}",
     "sft: {epochs: 3.0}": "sft.epochs is 3.0, not an integer of at least 1 and at most 1000; "
     "write sft: {epochs: 3}",
     "sft: {epochs: true}": "sft.epochs is true, not an integer of at least 1 and at most 1000; "
