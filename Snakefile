@@ -31,13 +31,16 @@ rule all:
         rules.tokenize_sft.output,
         rules.sft_train.output,
         *(rules.import_rollouts.output if config["rollouts"]["file"] else []),
-        *SHARD_FILES,
+        SHARD_FILES,
         expand(rules.gather_rollouts.output, round=ROUNDS),
         expand(rules.select_rft_data.output, round=ROUNDS),
         expand(rules.tokenize_rft.output, round=ROUNDS),
         expand(rules.rft_train.output, round=ROUNDS),
-        *(rules.split_questions.output if len(ROUNDS) > 1 else []),
-        *(expand(rules.evaluate_held_out.output, round=ROUNDS) if len(ROUNDS) > 1 else []),
+        *(
+            [*rules.split_questions.output, *expand(rules.evaluate_held_out.output, round=ROUNDS)]
+            if len(ROUNDS) > 1
+            else []
+        ),
         rules.select_round.output,
         expand(rules.ledger.output, round=ROUNDS),
         expand(rules.evaluate.output, model=MODELS),

@@ -19,6 +19,7 @@ rule summary:
 rule verdicts:
     input:
         summary=rules.summary.output.table,
+        summary_receipt=rules.summary.output.receipt,
         predictions=expand("results/{model}_predictions.jsonl", model=MODELS),
         receipts=expand("results/{model}_receipt.json", model=MODELS),
         code=code_of("scripts/give_verdicts.py"),
@@ -36,12 +37,13 @@ rule verdicts:
         "../scripts/give_verdicts.py"
 
 
-# A rule of its own: one that fails loses its outputs, and the verdicts have to stay. It reads two of
-# its inputs, and waits for the others: what it ends in failure has all its results.
+# A rule of its own: one that fails loses its outputs, and the verdicts have to stay. It reads the
+# summary and the verdicts, and waits for the others: what it ends in failure has all its results.
 rule gate:
     input:
         summary=rules.summary.output.table,
         verdicts=rules.verdicts.output.verdicts,
+        receipts=[rules.summary.output.receipt, rules.verdicts.output.receipt],
         others=[
             rules.comparisons.output.table,
             rules.breakdown.output.table,

@@ -5,12 +5,14 @@ from posttrain import artifacts, jobs, lineage
 with jobs.running(snakemake.log[0]):
     from posttrain import diagnosis
 
-    rows = artifacts.read_csv(snakemake.input.summary)
-    predictions = [artifacts.read_jsonl(path) for path in snakemake.input.predictions]
+    given = snakemake.input
+    lineage.refuse_changed([given.summary_receipt, *given.receipts])
+    rows = artifacts.read_csv(given.summary)
+    predictions = [artifacts.read_jsonl(path) for path in given.predictions]
     verdicts = diagnosis.verdicts(
         rows,
         predictions,
-        [artifacts.read_json(path) for path in snakemake.input.receipts],
+        [artifacts.read_json(path) for path in given.receipts],
         snakemake.params.recipe["require"],
     )
     artifacts.write_csv(snakemake.output.verdicts, verdicts, diagnosis.COLUMNS)

@@ -311,6 +311,17 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
     assert not (again / "results/passed.csv").exists()
 
 
+def test_a_table_edited_by_hand_passes_no_gate(chain: Chain, tmp_path: Path):
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    for name, rule in (("verdicts", "gate"), ("summary", "verdicts")):
+        with again.with_line(f"results/{name}.csv", ""):
+            said = again.snakemake(*ONE_CORE, "--configfile", TINY)
+        assert said.status == 1
+        assert rule in said.jobs
+        assert said.error.startswith(f"results/{name}.csv was changed since it was written, by ")
+        assert not (again / "results/passed.csv").exists()
+
+
 # Rounds
 
 A_ROUND = {
@@ -386,6 +397,8 @@ def test_a_second_round_samples_from_the_first_ones_adapter(chain: Chain, tmp_pa
     assert "results/rft/round2/adapter_model.safetensors" in shown
 
     assert again.plan(*ONE_CORE, *two).jobs == {}
+    with again.without("results/rft/round1/held_out_predictions.jsonl"):
+        assert again.plan(*ONE_CORE, *two).jobs == {"evaluate_held_out": 1, **CHOICE}
     assert again.plan("results/rft/README.md", *two).jobs == {"model_card": 1}
     three = again.overlay({"rft": {"rounds": 3}}, "three.yaml")
     assert again.plan("--configfile", TINY, three).jobs == A_ROUND | CHOICE
