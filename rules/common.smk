@@ -136,6 +136,15 @@ def weights_of(model: str) -> str:
     return "base" if model == "cot" else model
 
 
+def rollout_models(round: str) -> dict[str, str]:
+    """Return the models of a round that may be served: its own name for each -> the config's.
+
+    From the second round on the sampler is an adapter of this run, which no server has yet.
+    """
+    sampler = "sampler" if config["rollouts"]["model"] else "base"
+    return {"sft": "sft"} | ({"sampler": sampler} if round == "1" else {})
+
+
 def training_keys(stage: str) -> dict[str, str]:
     """Return what training reads of its section of the config; the rest shaped its rows."""
     keys = ("lora", "learning_rate", "epochs", "batch_size", "gradient_checkpointing")

@@ -1,15 +1,6 @@
 SHARDS = range(1, config["rollouts"]["shards"] + 1)
 
 
-def rollout_models(round: str) -> dict[str, str]:
-    """Return the models of a round that may be served: its own name for each -> the config's.
-
-    From the second round on the sampler is an adapter of this run, which no server has yet.
-    """
-    sampler = "sampler" if config["rollouts"]["model"] else "base"
-    return {"sft": "sft"} | ({"sampler": sampler} if round == "1" else {})
-
-
 rule generate_rft_data:
     input:
         base=BASE_MODEL,
