@@ -408,6 +408,8 @@ def test_a_second_round_samples_from_the_first_ones_adapter(chain: Chain, tmp_pa
     assert again.plan(*two, fewer).jobs == wanted
     one = {rule: 1 for rule in A_ROUND if rule != "evaluate_held_out"} | CHOICE
     assert again.plan("--configfile", TINY).jobs == one
+    (again / "results/rft/round1/held_out_predictions.jsonl").unlink()
+    assert again.plan(*ONE_CORE, *two).jobs == {"evaluate_held_out": 1} | CHOICE
 
 
 # What is told of a run
