@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ledger import KEPT, ROLLOUTS
+from test_ledger import KEPT, LEFT_OUT, ROLLOUTS
 from test_ledger import QUESTIONS as TRAINED
 from tokenizers_for_tests import build
 
@@ -99,7 +99,7 @@ def evidence(tmp_path: Path) -> report.Evidence:
         report.Round(
             name,
             as_csv(path, [{"questions": 4, "solved": 2}], ("questions", "solved")),
-            as_csv(path, ledger.measures(name, ROLLOUTS, KEPT, TRAINED), ledger.COLUMNS),
+            as_csv(path, ledger.measures(name, ROLLOUTS, KEPT, LEFT_OUT, TRAINED), ledger.COLUMNS),
             as_csv(path, ledger.never_solved(name, ROLLOUTS, TRAINED), ledger.UNSOLVED_COLUMNS),
             as_csv(path, ledger.marginal(name, ROLLOUTS), ledger.MARGINAL_COLUMNS),
         )
