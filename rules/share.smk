@@ -30,7 +30,7 @@ STAGES = {
             for number in ROUNDS
             for path in (
                 # Shards differ in their number alone.
-                *[path for path in SAMPLED if f"/round{number}/shard_1_" in path],
+                *[path for path in SAMPLED if f"round{number}/shard_1_" in path],
                 f"results/rollouts/round{number}_receipt.json",
                 f"results/rft_data/round{number}_receipt.json",
                 f"results/tokenized/rft_round{number}_receipt.json",
