@@ -155,6 +155,7 @@ rule bundle:
             ),
             *SAMPLED,
             *ROUNDS_MADE,
+            *([rules.import_rollouts.output.refused] if config["rollouts"]["file"] else []),
             *([*rules.split_questions.output] if len(ROUNDS) > 1 else []),
             rules.select_round.output.table,
             rules.select_round.output.receipt,

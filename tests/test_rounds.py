@@ -1,6 +1,7 @@
 """Rounds and what each keeps: every setting of the selection, and the choice of a round."""
 
 import random
+import time
 from collections import Counter, defaultdict
 from itertools import combinations
 
@@ -332,18 +333,115 @@ def test_a_trace_with_a_held_out_product_is_not_kept_and_is_counted():
     assert selection.yields(sampled, fates, rows)["held_out"] == 1
 
 
-def test_a_word_problems_trace_tells_of_held_out_steps_that_lead_to_each_other():
+def in_one(steps):
+    """Write steps as one expression, each in the place of a number that it comes to."""
+    done = {}
+    for step in steps:
+        left, right = (done.pop(number, number) for number in (step.left, step.right))
+        done[step.value] = f"({left} {step.sign} {right})"
+    return f"{done[step.value]} = {step.value}."
+
+
+def in_a_row(steps):
+    return " ".join(f"{s.left} {s.sign} {s.right} = {s.value}." for s in steps)
+
+
+@pytest.mark.parametrize("written", [in_a_row, in_one])
+def test_a_word_problems_trace_tells_of_held_out_steps_that_lead_to_each_other(written):
     chance, kept_out = random.Random(0), task_arithmetic.held_out(0, 0.2)
     tells = task_arithmetic.held_out_teller(0, 0.2, [])
     told = Counter()
     for _ in range(300):
         problem = arithmetic.drawn(chance)
-        sums = " ".join(f"{s.left} {s.sign} {s.right} = {s.value}." for s in problem.steps)
-        path = scoring.judge_trace(f"{sums}\n#### {problem.answer}", task_arithmetic)["path"]
+        text = f"{written(problem.steps)}\n#### {problem.answer}"
+        judged = scoring.judge_trace(text, task_arithmetic)
+        assert judged["trace"] == "right"
+        path = judged["path"]
+        assert len(path) == (1 if written is in_one else len(problem.steps))
         assert tells(path) == (not arithmetic.is_open(problem.steps, kept_out)), path
         told[tells(path)] += 1
     assert told[True] > 30
     assert told[False] > 100
+
+
+@pytest.mark.parametrize(
+    ("expression", "sums"),
+    [
+        ("5 * 6 - 4", "5 * 6 = 30, 30 - 4 = 26"),
+        ("40 - 2 * 3 - 4", "2 * 3 = 6, 40 - 6 = 34, 34 - 4 = 30"),
+        ("( 10 + 20 ) / ( 7 - 2 )", "10 + 20 = 30, 7 - 2 = 5, 30 / 5 = 6"),
+        ("5 / 2 * 4 + 1", "10 + 1 = 11"),  # the others are no sums of whole numbers
+        ("- 4 + 6 * - ( 2 + 1 )", "2 + 1 = 3, 6 * -3 = -18, -4 + -18 = -22"),
+        ("1e+12 + 2.5", ""),
+        ("26", ""),
+        ("", ""),
+        ("5 / 0 + 1", ""),
+        ("5 + 6 )", ""),
+        ("5 * 6 %", ""),
+    ],
+)
+def test_an_expression_is_worked_out_in_sums(expression, sums):
+    steps = arithmetic.worked_out(expression)
+    assert ", ".join(f"{s.left} {s.sign} {s.right} = {s.value}" for s in steps) == sums
+
+
+def test_an_expression_however_deep_is_worked_out():
+    assert len(arithmetic.worked_out("( 1 + " * 5000 + "1" + " )" * 5000)) == 5000
+    assert arithmetic.worked_out("- " * 5001 + "4 + 5") == [arithmetic.Step(-4, "+", 5, 1)]
+
+
+class Asked(set):
+    """Holds nothing out, and remembers what was asked for."""
+
+    def __contains__(self, fact):
+        self.add(fact)
+        return False
+
+
+def linked(steps):
+    """Return the facts of all twos and threes of steps that lead to one, of all that there are."""
+    found = set()
+    for some in (c for many in (2, 3) for c in combinations(steps, many)):
+        ends = [a for a in some if not any(a.value in b[::2] for b in some if b is not a)]
+        if len(ends) <= 1:
+            found.add(arithmetic.fact(some))
+    return found
+
+
+def steps_of_chance(chance, most, largest):
+    found = []
+    while len(found) < most:
+        left, right = chance.randint(1, largest), chance.randint(1, largest)
+        found += arithmetic.worked_out(f"{left} {chance.choice('+-*/')} {right}")
+    return found
+
+
+def test_the_steps_that_are_looked_at_are_all_that_lead_to_each_other():
+    chance = random.Random(0)
+    paths = [arithmetic.drawn(chance).steps for _ in range(500)]
+    paths += [steps_of_chance(chance, chance.randint(0, 9), size) for size in (3, 9, 30) * 150]
+    for steps in paths:
+        asked = Asked()
+        assert arithmetic.is_open(steps, asked)
+        assert set(asked) == linked(steps), steps
+    assert sum(len(linked(steps)) > 10 for steps in paths) > 50
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        arithmetic.worked_out(" + ".join(["7"] * 501)),
+        [step for _ in range(250) for step in arithmetic.worked_out("5 * 6 - 4")],
+        steps_of_chance(random.Random(0), 500, 99),
+    ],
+    ids=["one leads to the next", "a loop", "of chance"],
+)
+def test_many_steps_are_looked_at_in_no_time(steps):
+    assert len(steps) == 500
+    began = time.process_time()
+    arithmetic.is_open(steps, frozenset())
+    arithmetic.is_open(steps, task_arithmetic.held_out(0, 0.05))
+    assert time.process_time() - began < 5  # all threes take hundreds
 
 
 # Further samples

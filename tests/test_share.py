@@ -190,6 +190,17 @@ def test_a_bundle_holds_what_was_asked_for_and_nothing_else(chain: Chain):
     }
 
 
+@pytest.mark.parametrize("file", ["mine.json", None])
+def test_a_bundle_holds_what_was_refused_of_rollouts_that_were_given(tmp_path: Path, file: str):
+    plain = fresh_clone(tmp_path / "workflow")
+    (plain / "mine.json").write_text("[]")
+    overlay = plain.overlay({"rollouts": {"file": file}})
+    said = plain.plan("--configfile", TINY, overlay, "--", "results/bundle.zip")
+    inputs = re.search(r"(?m)^rule bundle:\n    input: (.*)$", said.text)[1].split(", ")
+    assert "results/rollouts/round1_receipt.json" in inputs
+    assert ("results/rollouts/round1_refused.csv" in inputs) == (file is not None)
+
+
 def test_a_bundle_made_again_has_the_same_bytes(chain: Chain):
     before = sha256(chain / "results/bundle.zip")
     for path in chain.folder.glob("results/*.csv"):

@@ -7,10 +7,11 @@ the pretraining text has others.
 """
 
 import random
-from collections.abc import Container, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, product
+from itertools import product
 from operator import add, floordiv, mul, sub
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ BOXES = ("boxes", "bags", "jars")
 LARGEST = 99  # of all numbers in a problem
 RANGES = {"A": range(10, 41), "B": range(10, 41)} | dict.fromkeys("abcdk", range(2, 10))
 WORK = {"+": add, "-": sub, "*": mul, "/": floordiv}
+RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}  # the higher, the sooner worked out
 
 # Part of a plot -> its steps, on the numbers that its sentence tells (a letter each), on v, what
 # there is by then, and on p, what a step before it came to.
@@ -117,14 +119,93 @@ def fact(steps: Sequence[Step]) -> tuple[str, ...]:
 
 def is_open(steps: Sequence[Step], kept_out: Container[tuple[str, ...]]) -> bool:
     """Tell whether no two or three of the steps, one leading to the other, are kept out."""
-    some = (chosen for many in (2, 3) for chosen in combinations(steps, many))
-    return not any(_is_linked(chosen) and fact(chosen) in kept_out for chosen in some)
+    return not any(fact(chosen) in kept_out for chosen in _linked(steps))
 
 
-def _is_linked(steps: Sequence[Step]) -> bool:
-    """Tell whether all steps but one come to a number that another one works with."""
-    last = [a for a in steps if not any(a.value in b[::2] for b in steps if b is not a)]
-    return len(last) <= 1
+def _linked(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Yield the twos and threes, all but one of which come to a number that another works with.
+
+    Found from step to step, since a text has too many threes to look at each. Some come twice.
+    """
+    steps = _without_repeats(steps)
+    makers, users = defaultdict(set), defaultdict(set)  # number -> places of steps
+    for place, step in enumerate(steps):
+        makers[step.value].add(place)
+        for number in (step.left, step.right):
+            users[number].add(place)
+    for many in (2, 3):
+        for one, first in enumerate(steps):
+            for other in users[first.value] - {one}:
+                second = steps[other]
+                if many == 2:
+                    yield [first, second]
+                    continue
+                thirds = users[second.value].union(
+                    *(makers[number] for number in (*first[::2], *second[::2]))
+                )
+                if second.value in first[::2]:  # each leads to the other: any may be the last
+                    thirds = set(range(len(steps)))
+                for third in thirds - {one, other}:
+                    yield [first, second, steps[third]]
+
+
+def _without_repeats(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps without a fourth of a kind: no three differ by it, and a loop has many."""
+    seen: Counter[tuple[str, int]] = Counter()
+    found = []
+    for step in steps:
+        seen[step.form, step.value] += 1
+        if seen[step.form, step.value] <= 3:
+            found.append(step)
+    return found
+
+
+def worked_out(expression: str) -> list[Step]:
+    """Return the sums of whole numbers by which an expression is worked out, the first one first.
+
+    By precedence and from left to right: of 5 * 6 - 4, they are 5 * 6 = 30 and 30 - 4 = 26. What
+    has no value has none.
+
+    Args: expression, in the normal form of `traces`; time is linear in its length.
+    """
+    values: list[float] = []
+    signs: list[str] = []
+    steps: list[Step] = []
+    last = "("
+    try:
+        for token in expression.split():
+            if token == "-" and last in RANK:
+                token = "negate"
+            if token in ("(", "negate"):
+                signs.append(token)
+            elif token == ")":
+                while (sign := signs.pop()) != "(":
+                    _work(sign, values, steps)
+            elif token in RANK:
+                while signs and RANK[signs[-1]] >= RANK[token]:
+                    _work(signs.pop(), values, steps)
+                signs.append(token)
+            else:
+                values.append(float(token))
+            last = token
+        while signs:
+            _work(signs.pop(), values, steps)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return []
+    return steps
+
+
+def _work(sign: str, values: list[float], steps: list[Step]) -> None:
+    """Replace the two last values by what they come to, and note the step if all are whole."""
+    right = values.pop()
+    if sign == "negate":
+        values.append(-right)
+        return
+    left = values.pop()
+    value = left / right if sign == "/" else WORK[sign](left, right)
+    values.append(value)
+    if left.is_integer() and right.is_integer() and value.is_integer():
+        steps.append(Step(int(left), sign, int(right), int(value)))
 
 
 @cache

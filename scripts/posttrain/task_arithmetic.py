@@ -30,7 +30,6 @@ ROUNDING = 1e-9  # whole numbers, held as floats
 SHORTEST = 20  # documents have 60 on average
 # Possessive (++), for linear time; of 15 digits every whole number is a float of its own.
 WHOLE = re.compile(r"[+-]?[0-9]{1,15}+")
-SUM = re.compile(r"([0-9]+) ([-+*/]) ([0-9]+) = ([0-9]+)")  # a step, as `traces` writes it
 FIXED_GOLDS = (0.0, 42.0, -7.0, 6000.0)
 
 Row = Mapping[str, Any]
@@ -59,13 +58,14 @@ def held_out_teller(
 ) -> Callable[[Sequence[str]], bool]:
     """Return what tells whether a path has steps, one leading to the other, that are held out.
 
+    They may stand in one equation: 5 * 6 - 4 = 26 has those of 5 * 6 = 30 and 30 - 4 = 26.
     What a person's own questions ask is not known here: with them, a share of 0 holds nothing out.
     """
     kept_out = held_out(seed, share)
 
     def tells(path: Sequence[str]) -> bool:
-        sums = (SUM.fullmatch(equation) for equation in path)
-        steps = [arithmetic.Step(int(s[1]), s[2], int(s[3]), int(s[4])) for s in sums if s]
+        sides = (side for equation in path for side in equation.split(" = "))
+        steps = [step for side in sides for step in arithmetic.worked_out(side)]
         return not arithmetic.is_open(steps, kept_out)
 
     return tells
