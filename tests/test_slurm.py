@@ -126,19 +126,19 @@ def test_the_bytes_are_those_of_a_local_run(run: Run, tmp_path: Path):
     cores = ("--cores", THREADS, "--resources", "gpu=1")
     said = local.snakemake(*cores, "--configfile", TINY, local.overlay(OVERLAY))
     assert said.status == 0, said.text
-    made = {
-        chain: {
-            str(file.relative_to(chain.folder)): file.read_bytes()
-            for folder in ("resources", "results")
-            for file in (chain / folder).rglob("*")
-            if file.is_file()
-        }
-        for chain in (local, run.chain)
+    queued, here = made_by(run.chain), made_by(local)
+    assert sorted(queued) == sorted(here)
+    assert [path for path, found in queued.items() if found != here[path]] == []
+
+
+def made_by(chain: Chain) -> dict[str, bytes]:
+    """Return path -> content of every file that a run has made."""
+    return {
+        str(file.relative_to(chain.folder)): file.read_bytes()
+        for folder in ("resources", "results")
+        for file in (chain / folder).rglob("*")
+        if file.is_file()
     }
-    assert sorted(made[run.chain]) == sorted(made[local])
-    assert [
-        path for path, made_there in made[run.chain].items() if made_there != made[local][path]
-    ] == []
 
 
 def test_the_profile_repeats_what_holds_for_every_run():
