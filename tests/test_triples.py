@@ -58,7 +58,11 @@ def test_a_rollout_has_the_columns_and_verdicts_of_a_sampled_one():
 
 def test_its_columns_stand_in_the_order_of_a_sampled_one():
     source = (Path(triples.__file__).parent / "rollouts.py").read_text(encoding="utf-8")
-    sampled = re.findall(r'^ {12}"(\w+)": ', source, re.MULTILINE)
+    sampled = [
+        name
+        for indent in (12, 20)  # of the question, then of each of its samples
+        for name in re.findall(rf'^ {{{indent}}}"(\w+)": ', source, re.MULTILINE)
+    ]
     assert {"question_id", "sample", "completion", "finish"} <= set(sampled), "this sees nothing"
     assert [key for key in judged((KG, 6000, SOUND)).rollouts[0] if key in sampled] == sampled
 
