@@ -27,8 +27,9 @@ run: setup
 report: setup
 	$(IN_VENV) snakemake report.html $(ARGS)
 
+# Two at a time: most of the time goes to test_chain.py, whose tests share one run of the workflow.
 test: setup
-	$(IN_VENV) pytest $(ARGS)
+	$(IN_VENV) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slurm: setup
 	@PATH="$$PATH:/usr/sbin"; command -v munged && command -v slurmctld && command -v slurmd || \
