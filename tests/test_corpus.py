@@ -104,6 +104,28 @@ def test_no_held_out_product_is_multiplied(documents, careless, kept_out):
     assert set().union(*map(met_products, careless)) & kept_out, "this test sees no fault"
 
 
+def test_no_number_tells_a_held_out_product_by_its_digits(documents, careless, kept_out):
+    """As 9 * 1.6 would tell what 9 * 16 is; between two units it is another question's product."""
+
+    def met(texts):
+        return {
+            (float(one), float(other)) for text in texts for one, other in PRODUCT.findall(text)
+        }
+
+    factors = {float(written(ratio)) for ratio in units.ratios().values()}
+    told = {
+        (float(other), float(one) * 10**shift)
+        for key in kept_out
+        for one, other in (key, key[::-1])
+        if float(other) in units.QUANTITIES
+        for shift in range(-5, 5)
+    }
+    strange = {(n, factor) for n, factor in told if float(written(factor)) not in factors}
+    strange = {(n, float(written(factor))) for n, factor in strange}
+    assert not strange & met(documents)
+    assert strange & met(careless), "this test sees no fault"
+
+
 def test_no_held_out_conversion_is_stated(documents, careless, kept_out):
     unseen = unseen_conversions(kept_out)
     said = [document for document in documents if "*" not in document.replace("**", "")]
