@@ -128,7 +128,7 @@ LINES = {
     "sft: {epochs: 3.0}": "sft.epochs is 3.0, not an integer of at least 1 and at most 1000; "
     "write sft: {epochs: 3}",
     "sft: {epochs: true}": "sft.epochs is true, not an integer of at least 1 and at most 1000; "
-    "write sft: {epochs: 10}",
+    "write sft: {epochs: 5}",
     "rft: {learning_rate: .nan}": "rft.learning_rate is .nan, not a number above 0 and at most "
     "0.1; write rft: {learning_rate: 0.003}",
     "sft: {bad_rows: ignore}": "sft.bad_rows is the text 'ignore', not refuse or drop; "
