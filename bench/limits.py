@@ -47,16 +47,25 @@ def copy_gigabytes() -> float:
     return 2 * COPIED / _best_seconds(lambda: target.copy_(source), device, 5) / 1e9
 
 
-def gflop(model: "PreTrainedModel", tokens: float, predicted: float, passes: int) -> float:
-    """Return the least work in GFLOP: the products of linear layers alone, no padding.
+def gflop(
+    model: "PreTrainedModel", tokens: float, predicted: float, pairs: float, passes: int
+) -> float:
+    """Return the work of a model in GFLOP, without padding, as its utilisation is reckoned.
 
-    Args: tokens, read; predicted, for which the vocabulary is needed; passes, 1 forward, 2 with the
-        gradient of activations, 3 with that of weights too.
+    The products of its linear layers and of attention, the latter not halved for being causal; no
+    optimiser's. Source: Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B.
+
+    Args: tokens, read; predicted, for which the vocabulary is needed; pairs, of tokens in one row,
+        (i, j) and (j, i); passes, 1 forward, 2 with the gradient of activations, 3 with that of
+        weights too.
     """
-    head = model.get_output_embeddings()
+    head, config = model.get_output_embeddings(), model.config
     inner = sum(
         layer.weight.numel()
         for layer in model.modules()
         if isinstance(layer, torch.nn.Linear) and layer is not head
     )
-    return 2 * passes * (inner * tokens + head.weight.numel() * predicted) / 1e9
+    linear = passes * (inner * tokens + head.weight.numel() * predicted)
+    # Scores and mix; backwards, either has a gradient for both of its factors.
+    attended = 2 * config.num_hidden_layers * config.hidden_size * pairs
+    return 2 * (linear + attended * (1 if passes == 1 else 3)) / 1e9
