@@ -622,6 +622,17 @@ def test_a_run_whose_models_would_be_others_is_refused(clone: Chain):
     assert "other: all runs share their models; change them in config.yaml, for all" in said.text
 
 
+def test_a_run_named_as_the_first_is_refused_as_the_snakefile_is_read(clone: Chain):
+    (clone / "presets/two.smk").write_text(
+        'SWEEP, RUNS = "two", {"first": {"seed": 1}}\n\ninclude: "runs.smk"\n', encoding="utf-8"
+    )
+    said = clone.snakemake("--dry-run", "--snakefile", "presets/two.smk")
+    (clone / "presets/two.smk").unlink()
+    assert said.status == 1
+    assert "RUNS: 'first' is the name of the run in results/" in said.text
+    assert "Traceback" not in said.text
+
+
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):
     (clone / "results/first").mkdir(parents=True, exist_ok=True)
     for name in ("adapter_model.safetensors", "adapter_config.json"):

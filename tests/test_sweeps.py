@@ -36,6 +36,19 @@ def tabulated(predictions=PREDICTIONS, **others):
     return sweeps.table(RUNS, given["summaries"], given["verdicts"], predictions, MODELS)
 
 
+@pytest.mark.parametrize("name", ["a b", "a/b", "../x", "{x}", "", "4ranks", "rank-4", "A", 1])
+def test_a_name_that_rules_or_files_cannot_have_is_said_in_one_line(name):
+    [line] = sweeps.name_faults(["seed1", name, "learning_rate_0001"])
+    assert line.startswith(f"RUNS: {name!r} is no name for rules and files; write one of ")
+
+
+def test_the_name_of_the_run_in_results_is_taken():
+    assert sweeps.name_faults(RUNS) == [
+        "RUNS: 'first' is the name of the run in results/, which counts as one of them; "
+        "write another, such as first_again"
+    ]
+
+
 def test_what_a_run_changed_is_told_by_dotted_keys():
     changes = {"seed": 0, "rft": {"lora": {"r": 8, "alpha": 32}, "epochs": 3}}
     assert sweeps.changed(changes, CONFIG) == {"rft.lora.r": 8, "rft.epochs": 3}

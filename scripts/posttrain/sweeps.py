@@ -1,7 +1,8 @@
 """Several runs side by side: what each changed, what came of it, how far the figures lie apart."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,7 +11,8 @@ from posttrain.errors import ScoringError
 from posttrain.plots import Point
 from posttrain.statistics import mcnemar
 
-FIRST = "first"
+FIRST = "first"  # the run in results/
+NAME = r"[a-z][a-z0-9_]{0,63}"  # begins the names of a run's rules, and is that of its folder
 COLUMNS = (
     "run",
     "changed",
@@ -35,6 +37,23 @@ SPREAD_COLUMNS = (
 )
 
 Row = Mapping[str, Any]
+
+
+def name_faults(runs: Iterable[Any]) -> list[str]:
+    """Return what is wrong with the names of `runs`, a line each."""
+    found = []
+    for run in runs:
+        if run == FIRST:
+            found.append(
+                f"RUNS: {FIRST!r} is the name of the run in results/, which counts as one of them; "
+                f"write another, such as {FIRST}_again"
+            )
+        elif not (isinstance(run, str) and re.fullmatch(NAME, run)):
+            found.append(
+                f"RUNS: {run!r} is no name for rules and files; write one of small letters, "
+                "digits and _, a letter first, up to 64, such as rank4"
+            )
+    return found
 
 
 def changed(changes: Row, config: Row) -> dict[str, Any]:
