@@ -121,13 +121,13 @@ def engine_of(**roles: str) -> dict:
     models = {role: served[model] for role, model in sorted(roles.items()) if model in served}
     if config["engine"]["url"] is None or not models:
         return {}
-    keys = {key: f"engine.{key}" for key in ("server", "check_prompts", "most_flips")}
+    keys = {key: f"engine.{key}" for key in ("url", "server", "check_prompts", "most_flips")}
     return {"engine": {**settings_of(**keys), "models": models}}
 
 
 def connection_of(**roles: str) -> dict:
-    """Return how the server is reached, which no byte hangs on; {} where nothing is asked of it."""
-    keys = {key: f"engine.{key}" for key in ("url", "concurrency", "timeout", "retries")}
+    """Return how the server is asked, which no byte hangs on; {} where nothing is asked of it."""
+    keys = {key: f"engine.{key}" for key in ("concurrency", "timeout", "retries")}
     return settings_of(**keys) if engine_of(**roles) else {}
 
 

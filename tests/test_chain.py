@@ -550,6 +550,20 @@ def test_another_engine_evaluates_and_samples_once_it_is_proven(chain: Chain, tm
     assert {row["sample"] for row in again.rows(rollouts)} == {0}
 
 
+def test_chunks_of_another_server_or_another_model_of_it_are_not_gone_on_from(clone: Chain):
+    """A checkpoint's fingerprint is made of the recipe: it holds whom a chunk was asked of."""
+    (clone / "recipe.smk").write_text(
+        'include: "Snakefile"\n\nprint("recipe", json.dumps(engine_of(**rollout_models("1"))))\n',
+        encoding="utf-8",
+    )
+    engine = {"url": "http://node7:8000/v1", "models": {"sft": "mine", "base": "base"}}
+    told = ("--configfile", clone.overlay({"engine": engine}), "--snakefile", "recipe.smk")
+    said = clone.plan(*told, "--", "results/questions/train.jsonl")
+    recipe = json.loads(re.search(r"^recipe (.*)$", said.text, re.MULTILINE)[1])
+    assert recipe["engine"]["url"] == engine["url"]
+    assert recipe["engine"]["models"] == {"sft": "mine", "sampler": "base"}
+
+
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
     not_asked = ("comparisons", "breakdown", "ledger", "gate", "all")
