@@ -68,6 +68,15 @@ def libraries_of(script: str) -> dict[str, str]:
     return imports.library_versions(imports.code_files(HOME / script, LOADED))
 
 
+def per_attempt(amount: int):
+    """Return `amount` as a resource, of which a job has twice as much on its second attempt.
+
+    Amounts are the memory, mem_mb, or minutes, runtime, that a model of some hundred million
+    parameters takes. A cluster holds jobs to them; here they limit nothing, unless --resources does.
+    """
+    return lambda wildcards, attempt: amount * attempt
+
+
 BASE_MODEL = "resources/base_model/manifest.json"
 # The model that rollouts are sampled from: the base model, if the config names no other.
 SAMPLER = "resources/sampler_model/manifest.json" if config["rollouts"]["model"] else BASE_MODEL

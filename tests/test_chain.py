@@ -574,6 +574,17 @@ def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     assert said.jobs == {"all_runs": 1, "sweep": 1, **first, **own}
 
 
+def test_what_a_rule_asks_of_a_cluster_it_asks_in_a_sweep_too(clone: Chain):
+    """The cluster's profile names rules, and those of a sweep have other names."""
+    adapter = "results/sweeps/rank8/sft/adapter_model.safetensors"
+    said = clone.plan(adapter, "--snakefile", "presets/sweep.smk", "--configfile", TINY)
+    asked = re.findall(r"^rule (\w+):\n(?: {4}.*\n)*? {4}resources: (.*)$", said.text, re.MULTILINE)
+    found = {rule: set(said.split(", ")) for rule, said in asked}
+    assert {"gpu=1", "mem_mb=16000", "runtime=120"} <= found["base_model"]
+    assert {"gpu=1", "mem_mb=32000", "runtime=240"} <= found["rank8_sft_train"]
+    assert not any("mem_mb" in one for one in found["rank8_tokenize_sft"])
+
+
 @pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 16)])
 def test_a_finished_run_counts_as_the_first_of_a_sweep(chain: Chain, preset: str, runs: int):
     said = chain.plan("--snakefile", f"presets/{preset}.smk", "--configfile", TINY)
