@@ -252,6 +252,8 @@ def test_times_are_those_of_the_jobs(tmp_path, evidence):
     text = Page(written(evidence)).text
     assert "1.2 s" in text
     assert "12.1 min" in text
+    assert [step["time"] for step in evidence.chain.table()] == ["1.2 s", "12.1 min", "", ""]
+    assert text.count("where none stands, no benchmark was kept") == 1
     for name, seconds in (("a", "1.5"), ("b", "2.25")):
         (tmp_path / name).write_text(f"s\th:m:s\n{seconds}\t0:00:01\n", "utf-8")
     made = {"receipts": ["results/questions_receipt.json"]}
