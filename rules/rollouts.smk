@@ -37,7 +37,11 @@ rule generate_rft_data:
             samples_per_question="rollouts.samples_per_question",
             samples_when_sft_is_right="rollouts.samples_when_sft_is_right",
             extra_samples="rollouts.extra_samples",
-            extra_below="rollouts.extra_below",
+            **(
+                {"extra_below": "rollouts.extra_below"}
+                if config["rollouts"]["extra_samples"]
+                else {}
+            ),
             temperature="rollouts.temperature",
             max_new_tokens="rollouts.max_new_tokens",
             questions_per_chunk="rollouts.questions_per_chunk",

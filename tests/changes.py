@@ -205,6 +205,7 @@ CHANGES = [
     setting({"select_rft_data"}, rollouts={"farthest_apart": True}),
     setting({"select_rft_data"}, rft={"gold_rows": 0.5}),
     setting({"split_questions"}, rft={"rounds": 2}),  # of one round's run nothing can stay
+    setting(set(), rollouts={"extra_below": 2}),  # unread without extra_samples
     setting(set(), rft={"held_out": 0.2}),  # unread where there is one round
     setting(EVALUATIONS, evaluate={"limit": 20}),
     setting(COMPLETING, evaluate={"relative_tolerance": 0.04}),
