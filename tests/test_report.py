@@ -14,7 +14,17 @@ from test_ledger import KEPT, LEFT_OUT, ROLLOUTS
 from test_ledger import QUESTIONS as TRAINED
 from tokenizers_for_tests import build
 
-from posttrain import ancestry, artifacts, chain, comparison, ledger, masking, report, scoring
+from posttrain import (
+    ancestry,
+    artifacts,
+    chain,
+    comparison,
+    ledger,
+    masking,
+    report,
+    scoring,
+    spans,
+)
 from posttrain import diagnosis as bars
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +137,7 @@ def evidence(tmp_path: Path) -> report.Evidence:
         questions=ASKED,
         histories={"sft": history, "rft, round1": history[:1]},
         rounds=rounds,
-        rows={"results/tokenized/sft.jsonl": {"train-0001": masking.spans(tokenizer, row)}},
+        rows={"results/tokenized/sft.jsonl": {"train-0001": spans.cut(tokenizer, row)}},
         chain=chain.Chain(
             STAGES,
             {"questions": 1.25, "sft_train": 725.0, "evaluate": None, "verdicts": None},
