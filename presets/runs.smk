@@ -10,6 +10,12 @@ from snakemake.utils import update_config
 include: "../Snakefile"
 
 
+from posttrain import sweeps  # found once the Snakefile is read
+
+if faults := sweeps.name_faults(RUNS):
+    sys.exit("\n".join(faults))
+
+
 def of_models(chosen):
     """Return the settings that the base model, and the one that rollouts come from, hang on."""
     data, made = chosen["data"], (chosen["task"], chosen["base_model"], chosen["embedded"])
@@ -74,7 +80,7 @@ rule sweep:
         "../envs/train.yaml"
     params:
         models=list(MODELS),
-        runs={"first": {}, **settings.canonical(RUNS)},
+        runs={sweeps.FIRST: {}, **settings.canonical(RUNS)},
         recipe=settings.canonical(config),
         libraries=libraries_of("scripts/tabulate_sweep.py"),
     script:

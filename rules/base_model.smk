@@ -19,6 +19,8 @@ if config["base_model"] == "embedded":
         threads: workflow.cores
         resources:
             gpu=1,
+            mem_mb=per_attempt(16000),
+            runtime=per_attempt(120),
         params:
             recipe=settings_of(
                 task="task",

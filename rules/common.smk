@@ -68,6 +68,15 @@ def libraries_of(script: str) -> dict[str, str]:
     return imports.library_versions(imports.code_files(HOME / script, LOADED))
 
 
+def per_attempt(amount: int):
+    """Return `amount` as a resource, of which a job has twice as much on its second attempt.
+
+    Amounts are the memory, mem_mb, or minutes, runtime, that a model of some hundred million
+    parameters takes. A cluster holds jobs to them; here they limit nothing, unless --resources does.
+    """
+    return lambda wildcards, attempt: amount * attempt
+
+
 BASE_MODEL = "resources/base_model/manifest.json"
 # The model that rollouts are sampled from: the base model, if the config names no other.
 SAMPLER = "resources/sampler_model/manifest.json" if config["rollouts"]["model"] else BASE_MODEL
@@ -121,13 +130,13 @@ def engine_of(**roles: str) -> dict:
     models = {role: served[model] for role, model in sorted(roles.items()) if model in served}
     if config["engine"]["url"] is None or not models:
         return {}
-    keys = {key: f"engine.{key}" for key in ("server", "check_prompts", "most_flips")}
+    keys = {key: f"engine.{key}" for key in ("url", "server", "check_prompts", "most_flips")}
     return {"engine": {**settings_of(**keys), "models": models}}
 
 
 def connection_of(**roles: str) -> dict:
-    """Return how the server is reached, which no byte hangs on; {} where nothing is asked of it."""
-    keys = {key: f"engine.{key}" for key in ("url", "concurrency", "timeout", "retries")}
+    """Return how the server is asked, which no byte hangs on; {} where nothing is asked of it."""
+    keys = {key: f"engine.{key}" for key in ("concurrency", "timeout", "retries")}
     return settings_of(**keys) if engine_of(**roles) else {}
 
 

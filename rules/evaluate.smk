@@ -19,6 +19,8 @@ rule evaluate:
     threads: workflow.cores
     resources:
         gpu=1,
+        mem_mb=per_attempt(32000),
+        runtime=per_attempt(120),
     params:
         recipe=settings_of(
             task="task",

@@ -27,6 +27,8 @@ rule generate_rft_data:
     threads: workflow.cores
     resources:
         gpu=1,
+        mem_mb=per_attempt(32000),
+        runtime=per_attempt(480),
     params:
         recipe=settings_of(
             task="task",
@@ -35,7 +37,11 @@ rule generate_rft_data:
             samples_per_question="rollouts.samples_per_question",
             samples_when_sft_is_right="rollouts.samples_when_sft_is_right",
             extra_samples="rollouts.extra_samples",
-            extra_below="rollouts.extra_below",
+            **(
+                {"extra_below": "rollouts.extra_below"}
+                if config["rollouts"]["extra_samples"]
+                else {}
+            ),
             temperature="rollouts.temperature",
             max_new_tokens="rollouts.max_new_tokens",
             questions_per_chunk="rollouts.questions_per_chunk",

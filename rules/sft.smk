@@ -46,6 +46,8 @@ rule sft_train:
     threads: workflow.cores
     resources:
         gpu=1,
+        mem_mb=per_attempt(32000),
+        runtime=per_attempt(240),
     params:
         recipe=settings_of(seed="seed", **training_keys("sft")),
         style="answer",

@@ -91,6 +91,8 @@ rule merge_adapter:
     threads: workflow.cores
     resources:
         gpu=1,
+        mem_mb=per_attempt(32000),
+        runtime=per_attempt(60),
     params:
         libraries=libraries_of("scripts/merge_adapter.py"),
     script:

@@ -89,6 +89,8 @@ rule sampled:
     threads: workflow.cores
     resources:
         gpu=1,
+        mem_mb=per_attempt(32000),
+        runtime=per_attempt(480),
     params:
         recipe=settings_of(
             task="task",

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from posttrain import artifacts, masking, models
+from posttrain import artifacts, masking, models, spans
 from posttrain.errors import PosttrainError
 
 
@@ -28,7 +28,7 @@ def main() -> None:
         sys.exit(f"error: {asked.file} holds no tokenized rows; give results/tokenized/sft.jsonl")
     for row_id, row in shown:
         print(f"{row_id}:")
-        print(masking.view(tokenizer, row, sys.stdout.isatty()))
+        print(spans.view(tokenizer, row, sys.stdout.isatty()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ with jobs.running(snakemake.log[0]):
         {run: {model: said[run] for model, said in of_models.items()} for run in runs},
         snakemake.params.models,
     )
-    spread = sweeps.spread(rows)
+    spread = sweeps.spread(rows, runs)
     for row in spread:
         logs.log.info("%s", sweeps.told(row))
     alt = "Accuracy of each model in each run; the table beside it has the figures"

@@ -205,6 +205,7 @@ CHANGES = [
     setting({"select_rft_data"}, rollouts={"farthest_apart": True}),
     setting({"select_rft_data"}, rft={"gold_rows": 0.5}),
     setting({"split_questions"}, rft={"rounds": 2}),  # of one round's run nothing can stay
+    setting(set(), rollouts={"extra_below": 2}),  # unread without extra_samples
     setting(set(), rft={"held_out": 0.2}),  # unread where there is one round
     setting(EVALUATIONS, evaluate={"limit": 20}),
     setting(COMPLETING, evaluate={"relative_tolerance": 0.04}),
@@ -288,7 +289,7 @@ CHANGES = [
     setting(set(), rft={"batch_size": 8, "epochs": 2}),  # the same, in another order
     setting(set(), rollouts={"temperature": 0.8000}, sft={"lora": {"alpha": 32, "r": 32}}),
     setting(set(), sft={"lora": {"alpha": 32.0, "dropout": 0}}),  # 32.0 for 32, 0 for 0.0
-    setting(set(), engine={"concurrency": 4, "models": {"sft": "sft"}}),  # of no server
+    setting(set(), engine={"concurrency": 4, "server": "sglang"}),  # of no server
     Change("comment in config.yaml", set(), made=line_in("config.yaml")),
     Change("schema's comment changed", set(), made=line_in("schemas/config.schema.yaml")),
 ]

@@ -550,6 +550,20 @@ def test_another_engine_evaluates_and_samples_once_it_is_proven(chain: Chain, tm
     assert {row["sample"] for row in again.rows(rollouts)} == {0}
 
 
+def test_chunks_of_another_server_or_another_model_of_it_are_not_gone_on_from(clone: Chain):
+    """A checkpoint's fingerprint is made of the recipe: it holds whom a chunk was asked of."""
+    (clone / "recipe.smk").write_text(
+        'include: "Snakefile"\n\nprint("recipe", json.dumps(engine_of(**rollout_models("1"))))\n',
+        encoding="utf-8",
+    )
+    engine = {"url": "http://node7:8000/v1", "models": {"sft": "mine", "base": "base"}}
+    told = ("--configfile", clone.overlay({"engine": engine}), "--snakefile", "recipe.smk")
+    said = clone.plan(*told, "--", "results/questions/train.jsonl")
+    recipe = json.loads(re.search(r"^recipe (.*)$", said.text, re.MULTILINE)[1])
+    assert recipe["engine"]["url"] == engine["url"]
+    assert recipe["engine"]["models"] == {"sft": "mine", "sampler": "base"}
+
+
 def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     said = clone.plan("--snakefile", "presets/sweep.smk")
     not_asked = ("comparisons", "breakdown", "ledger", "gate", "all")
@@ -558,6 +572,17 @@ def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     shared = {f"{run}_base_model" for run in ("seed1", "rank8")}
     own = {rule: count for rule, count in own.items() if rule not in shared}
     assert said.jobs == {"all_runs": 1, "sweep": 1, **first, **own}
+
+
+def test_what_a_rule_asks_of_a_cluster_it_asks_in_a_sweep_too(clone: Chain):
+    """The cluster's profile names rules, and those of a sweep have other names."""
+    adapter = "results/sweeps/rank8/sft/adapter_model.safetensors"
+    said = clone.plan(adapter, "--snakefile", "presets/sweep.smk", "--configfile", TINY)
+    asked = re.findall(r"^rule (\w+):\n(?: {4}.*\n)*? {4}resources: (.*)$", said.text, re.MULTILINE)
+    found = {rule: set(said.split(", ")) for rule, said in asked}
+    assert {"gpu=1", "mem_mb=16000", "runtime=120"} <= found["base_model"]
+    assert {"gpu=1", "mem_mb=32000", "runtime=240"} <= found["rank8_sft_train"]
+    assert not any("mem_mb" in one for one in found["rank8_tokenize_sft"])
 
 
 @pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 16)])
@@ -620,6 +645,17 @@ def test_a_run_whose_models_would_be_others_is_refused(clone: Chain):
     (clone / "presets/tasks.smk").unlink()
     assert said.status == 1
     assert "other: all runs share their models; change them in config.yaml, for all" in said.text
+
+
+def test_a_run_named_as_the_first_is_refused_as_the_snakefile_is_read(clone: Chain):
+    (clone / "presets/two.smk").write_text(
+        'SWEEP, RUNS = "two", {"first": {"seed": 1}}\n\ninclude: "runs.smk"\n', encoding="utf-8"
+    )
+    said = clone.snakemake("--dry-run", "--snakefile", "presets/two.smk")
+    (clone / "presets/two.smk").unlink()
+    assert said.status == 1
+    assert "RUNS: 'first' is the name of the run in results/" in said.text
+    assert "Traceback" not in said.text
 
 
 def test_a_path_of_a_persons_own_stays_their_own_in_a_sweep(clone: Chain):

@@ -99,8 +99,8 @@ def relay(port, monkeypatch):
 
 def opened(relay: Relay, model, tokenizer, name="tiny/base", key=None, **told) -> engines.Model:
     engine = {"server": "transformers", "models": {"model": name}, "check_prompts": 6}
-    engine |= {"most_flips": 0.0}
-    connection = {"url": relay.url, "concurrency": 4, "timeout": 30, "retries": 2}
+    engine |= {"url": relay.url, "most_flips": 0.0}
+    connection = {"concurrency": 4, "timeout": 30, "retries": 2}
     connection |= {key: told.pop(key) for key in [*told] if key in connection}
     recipe = RECIPE | {"engine": engine | told}
     return engines.opened("model", model, tokenizer, "answer", QUESTIONS, recipe, connection, key)

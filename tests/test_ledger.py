@@ -1,6 +1,7 @@
 """The ledger of a round: counted by hand on a few rollouts, and by every choice of samples."""
 
-from itertools import combinations
+from itertools import combinations, product
+from statistics import fmean
 
 import pytest
 from test_selection import DIRECT, OTHERS, fates_of, rollout
@@ -8,9 +9,9 @@ from test_selection import DIRECT, OTHERS, fates_of, rollout
 from posttrain import artifacts, ledger, scoring, selection, task_units
 
 
-def sampled(question, *texts, sft="wrong", **given):
+def sampled(question, *texts, sft="wrong", seed=5, **given):
     return [
-        rollout(question, n, text, **given) | {"gold": 6000.0, "sft_verdict": sft}
+        rollout(question, n, text, **given) | {"gold": 6000.0, "sft_verdict": sft, "seed": seed}
         for n, text in enumerate(texts)
     ]
 
@@ -161,3 +162,30 @@ def test_fewer_samples_bring_the_mean_over_every_choice_of_them():
     # The answers alone: right in all samples of three questions, in none of the fourth.
     assert [row["pass_at_k"] for row in rows] == [0.75, 0.75, None, None]
     assert [row["majority_at_k"] for row in rows] == [0.75, 0.75, None, None]
+
+
+def test_further_samples_of_what_failed_bias_no_figure():
+    """Over all that can come: half of the samples are right; two more are drawn if both fail."""
+
+    def drawn(hits, seed):
+        answers = ["6000" if hit else "7" for hit in hits]
+        return [sampled("train-0001", DIRECT, answer=said, seed=seed)[0] for said in answers]
+
+    twice = list(product((True, False), repeat=2))
+    found = [
+        drawn(first, 5) + ([] if any(first) else drawn(more, 6))
+        for first, more in product(twice, twice)
+    ]
+    tables = [ledger.marginal("round1", rows) for rows in found]
+    means = {
+        column: [fmean(row[column] for row in rows) for rows in zip(*tables, strict=True)]
+        for column in ("samples", "solved", "pass_at_k", "majority_at_k")
+    }
+    assert means == {
+        "samples": [1, 2],
+        "solved": [0.5, 0.75],
+        "pass_at_k": [0.5, 0.75],
+        "majority_at_k": [0.5, 0.5],
+    }
+    shares = [fmean(row["verdict"] == "correct" for row in rows) for rows in found]
+    assert fmean(shares) == 0.5625, "this test no longer sees the old fault"

@@ -14,7 +14,17 @@ from test_ledger import KEPT, LEFT_OUT, ROLLOUTS
 from test_ledger import QUESTIONS as TRAINED
 from tokenizers_for_tests import build
 
-from posttrain import ancestry, artifacts, chain, comparison, ledger, masking, report, scoring
+from posttrain import (
+    ancestry,
+    artifacts,
+    chain,
+    comparison,
+    ledger,
+    masking,
+    report,
+    scoring,
+    spans,
+)
 from posttrain import diagnosis as bars
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +137,7 @@ def evidence(tmp_path: Path) -> report.Evidence:
         questions=ASKED,
         histories={"sft": history, "rft, round1": history[:1]},
         rounds=rounds,
-        rows={"results/tokenized/sft.jsonl": {"train-0001": masking.spans(tokenizer, row)}},
+        rows={"results/tokenized/sft.jsonl": {"train-0001": spans.cut(tokenizer, row)}},
         chain=chain.Chain(
             STAGES,
             {"questions": 1.25, "sft_train": 725.0, "evaluate": None, "verdicts": None},
@@ -252,6 +262,8 @@ def test_times_are_those_of_the_jobs(tmp_path, evidence):
     text = Page(written(evidence)).text
     assert "1.2 s" in text
     assert "12.1 min" in text
+    assert [step["time"] for step in evidence.chain.table()] == ["1.2 s", "12.1 min", "", ""]
+    assert text.count("where none stands, no benchmark was kept") == 1
     for name, seconds in (("a", "1.5"), ("b", "2.25")):
         (tmp_path / name).write_text(f"s\th:m:s\n{seconds}\t0:00:01\n", "utf-8")
     made = {"receipts": ["results/questions_receipt.json"]}

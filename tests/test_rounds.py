@@ -461,6 +461,7 @@ def six(tokenizer):
 
 ASKED = [question | {"answer": question["answer"] / 1000} for question in QUESTIONS]
 FEW = {"samples_per_question": 3, "samples_when_sft_is_right": 2, "max_new_tokens": 40}
+FEW |= {"extra_below": 1}
 
 
 def sampled_by(model, tokenizer, *place, kept=None, **changed):

@@ -34,7 +34,6 @@ RECIPE = {
     "samples_per_question": 5,
     "samples_when_sft_is_right": 2,
     "extra_samples": 0,
-    "extra_below": 1,
     "style": "worked",
     "questions_per_chunk": 4,
 }

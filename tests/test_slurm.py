@@ -39,8 +39,8 @@ class Run:
 
 
 def small_resources() -> list[str]:
-    """Return what the profile's rules ask for, in amounts that two of this machine's jobs have."""
-    rules = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["set-resources"]
+    """Return what the rules that run a model get: amounts that two of this machine's jobs have."""
+    rules = ("base_model", "sft_train", "generate_rft_data", "rft_train", "evaluate")
     small = [f"{rule}:{amount}" for rule in rules for amount in ("mem_mb=2000", "runtime=30")]
     return ["--set-resources", *small, "--default-resources", "mem_mb=2000", "runtime=30"]
 

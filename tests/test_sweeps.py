@@ -7,7 +7,8 @@ from posttrain import scoring, sweeps
 from posttrain.errors import ScoringError
 
 CONFIG = {"seed": 0, "rft": {"lora": {"r": 16, "alpha": 32}, "epochs": 5}}
-RUNS = {"first": {}, "seed1": {"seed": 1}, "rank8": {"rft.lora.r": 8}}
+STATED = {"first": {}, "seed1": {"seed": 1}, "rank8": {"rft": {"lora": {"r": 8}}}}
+RUNS = {run: sweeps.changed(changes, CONFIG) for run, changes in STATED.items()}
 MODELS = ["sft", "rft"]
 
 
@@ -36,6 +37,19 @@ def tabulated(predictions=PREDICTIONS, **others):
     return sweeps.table(RUNS, given["summaries"], given["verdicts"], predictions, MODELS)
 
 
+@pytest.mark.parametrize("name", ["a b", "a/b", "../x", "{x}", "", "4ranks", "rank-4", "A", 1])
+def test_a_name_that_rules_or_files_cannot_have_is_said_in_one_line(name):
+    [line] = sweeps.name_faults(["seed1", name, "learning_rate_0001"])
+    assert line.startswith(f"RUNS: {name!r} is no name for rules and files; write one of ")
+
+
+def test_the_name_of_the_run_in_results_is_taken():
+    assert sweeps.name_faults(RUNS) == [
+        "RUNS: 'first' is the name of the run in results/, which counts as one of them; "
+        "write another, such as first_again"
+    ]
+
+
 def test_what_a_run_changed_is_told_by_dotted_keys():
     changes = {"seed": 0, "rft": {"lora": {"r": 8, "alpha": 32}, "epochs": 3}}
     assert sweeps.changed(changes, CONFIG) == {"rft.lora.r": 8, "rft.epochs": 3}
@@ -58,13 +72,29 @@ def test_a_row_for_each_run_and_model_held_against_the_first():
 
 
 def test_spread_is_over_the_runs_of_one_setting_and_the_first():
-    rows = {(row["changed"], row["model"]): row for row in sweeps.spread(tabulated())}
+    rows = {(row["changed"], row["model"]): row for row in sweeps.spread(tabulated(), STATED)}
     assert list(rows) == [(key, m) for key in ("seed", "rft.lora.r") for m in MODELS]
     seed = rows["seed", "rft"]
     assert (seed["runs"], seed["minimum"], seed["maximum"]) == (2, 0.666667, 0.75)
     assert (seed["mean"], seed["spread"]) == (0.708333, 0.083333)
     assert seed["standard_deviation"] == pytest.approx(0.083333 / 2**0.5, abs=1e-6)
     assert sweeps.told(seed) == "seed: rft 0.708 on average of 2 runs, from 0.667 to 0.750"
+
+
+def test_runs_that_state_the_same_settings_are_spread_together():
+    """Also where one of them has a setting as the first run does, or all of them."""
+    lora = ({"r": 4, "alpha": 64}, {"alpha": 32, "r": 8}, {"r": 16, "alpha": 32})
+    names = ("both", "one", "none")
+    states = {"first": {}} | {n: {"rft": {"lora": one}} for n, one in zip(names, lora, strict=True)}
+    changes = [" ".join(sweeps.changed(stated, CONFIG)) for stated in states.values()]
+    assert changes == ["", "rft.lora.r rft.lora.alpha", "rft.lora.r", ""]
+    rows = [
+        {"run": run, "changed": what, "model": "rft", "accuracy": accuracy}
+        for run, what, accuracy in zip(states, changes, (0.5, 0.6, 0.7, 0.5), strict=True)
+    ]
+    [found] = sweeps.spread(rows, states)
+    assert (found["changed"], found["runs"]) == ("rft.lora.alpha rft.lora.r", 4)
+    assert (found["mean"], found["spread"]) == (0.575, 0.2)
 
 
 def test_a_missing_model_is_refused():

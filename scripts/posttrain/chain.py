@@ -120,5 +120,5 @@ def _seconds(times: Sequence[str]) -> float | None:
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
-        return "not timed"
+        return ""
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

@@ -14,7 +14,7 @@ COLOURS = {True: "#009e73", False: "#d55e00", None: "#767676"}
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the chain: its name, whether it is well (None: unknown), and what is said of it.
+    """A step of the chain: its name, whether it is well (None: unknown), what is said of it if any.
 
     inputs and outputs are sha256: a step reads from another what that one wrote, whatever its path.
     """
@@ -86,11 +86,12 @@ def _arrow(one: float, begin: float, other: float, end: float) -> str:
 
 def _box(step: Step, middle: float, width: float, top: float) -> str:
     left = middle - width / 2
+    base = top + (14 if step.said else 21)
     colour = COLOURS[step.is_well]
     return (
         f'<rect x="{left:g}" y="{top:g}" width="{width:g}" height="{HEIGHT}" rx="4" fill="white" '
         f'stroke="{FAINT}"/>\n'
         f'<rect x="{left:g}" y="{top:g}" width="5" height="{HEIGHT}" fill="{colour}"/>\n'
-        f'<text x="{middle:g}" y="{top + 14:g}" font-weight="bold">{escape(step.name)}</text>\n'
+        f'<text x="{middle:g}" y="{base:g}" font-weight="bold">{escape(step.name)}</text>\n'
         f'<text x="{middle:g}" y="{top + 27:g}">{escape(step.said)}</text>'
     )

@@ -94,7 +94,7 @@ def opened(
     """Return what completes in the place of `model`: a server once it is proven, or it itself.
 
     Args: role, under which the recipe's `engine` may name a served model; questions, of which some
-        are asked of both, in `style`; connection, how the server is reached, if there is one; key,
+        are asked of both, in `style`; connection, how the server is asked, if there is one; key,
         which it may want, and which no file or log ever holds.
     Raises: EngineError if too many completions differ.
     """
@@ -103,7 +103,7 @@ def opened(
         return model
     limits = (connection["timeout"], connection["retries"])
     served = Served(
-        Server(engine["server"], connection["url"], *limits, key),
+        Server(engine["server"], engine["url"], *limits, key),
         engine["models"][role],
         tuple(sorted(sampling.stop_tokens(model, tokenizer))),
         connection["concurrency"],

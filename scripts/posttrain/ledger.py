@@ -123,10 +123,11 @@ def marginal(name: str, rollouts: Sequence[Row]) -> list[dict[str, Any]]:
 
     Expected over which k of a question's samples are taken, so exact; a question with fewer counts
     with all it has. pass_at_k and majority_at_k, which look at the answer alone, are None where
-    a question has fewer than k.
+    a question has fewer than k. Only a question's first samples count, whose number is settled
+    before any is drawn: further ones go where those failed, and would bias every figure.
     Source: the estimator of pass@k, for each path as for being solved (`statistics.pass_at_k`).
     """
-    asked = list(_by_question(rollouts).values())
+    asked = [_first_turn(samples) for samples in _by_question(rollouts).values()]
     sizes = [len(samples) for samples in asked]
     paths = [_paths(samples) for samples in asked]
     answers = [[(row["parsed"], row["verdict"] == "correct") for row in rows] for rows in asked]
@@ -159,6 +160,11 @@ def _by_question(rollouts: Sequence[Row]) -> dict[str, list[Row]]:
     for row in rollouts:
         asked[row["question_id"]].append(row)
     return dict(asked)
+
+
+def _first_turn(samples: Sequence[Row]) -> list[Row]:
+    """Return the samples that a question got at first; further turns have seeds of their own."""
+    return [row for row in samples if row["seed"] == samples[0]["seed"]]
 
 
 def _paths(samples: Sequence[Row]) -> Counter[tuple[str, ...]]:

@@ -36,8 +36,6 @@ STATISTICS = (
     "reason",
 )
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can hold it, UTF-8 cannot
-ANSI = {"masked": "\033[2m", "learnt": "\033[32m", "stop": "\033[1;7;32m"}
-VISIBLE = {" ": "·", "\n": "↵", "\t": "→"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,47 +165,6 @@ def encode_all(
     if not kept or (bad_rows == "refuse" and len(kept) < len(records)):
         raise MaskError(_refusal(records))
     return kept, records
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens in a row that are all `masked` or all `learnt`, or the one that is learnt to `stop`.
-
-    pieces: the text that each adds; a dot is a space, an arrow a line's end.
-    """
-
-    kind: Literal["masked", "learnt", "stop"]
-    ids: list[int]
-    pieces: list[str]
-
-
-def spans(tokenizer: "PreTrainedTokenizerFast", row: Row) -> list[Span]:
-    """Return a row cut where it goes from masked to learnt, or back, and before its stop token.
-
-    Labels are taken as they are: a stop token that is masked stands under `masked`.
-    """
-    pieces = _pieces(_Reader(tokenizer, add_special_tokens=False), row.input_ids)
-    kinds = ["masked" if label == IGNORE else "learnt" for label in row.labels]
-    if kinds[-1] == "learnt" and row.input_ids[-1] == tokenizer.eos_token_id:
-        kinds[-1] = "stop"
-    found: list[Span] = []
-    for kind, token, piece in zip(kinds, row.input_ids, pieces, strict=True):
-        if not found or found[-1].kind != kind:
-            found.append(Span(kind, [], []))
-        found[-1].ids.append(token)
-        found[-1].pieces.append(piece)
-    return found
-
-
-def view(tokenizer: "PreTrainedTokenizerFast", row: Row, colour: bool = True) -> str:
-    """Show a person the spans of a row, with the ids; tokens are parted by │."""
-    lines = []
-    for span in spans(tokenizer, row):
-        text = "│".join(span.pieces)
-        text = f"{ANSI[span.kind]}{text}\033[0m" if colour else text
-        lines.append(f"{span.kind:6} {len(span.ids):4}  {text}")
-        lines.append(f"{'':11}  {' '.join(map(str, span.ids))}")
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,20 +433,3 @@ def _refusal(records: list[dict[str, Any]]) -> str:
     if len(bad) < len(records):
         lines.append("write bad_rows: drop (under sft or rft) to train without them, counted")
     return "\n".join(lines)
-
-
-def _pieces(reader: _Reader, ids: list[int]) -> list[str]:
-    """Return the text that each token adds; the vocabulary's spelling where it is part of one."""
-    pieces, before = [], ""
-    for end in range(1, len(ids) + 1):
-        whole = reader.text(ids[:end])
-        piece = whole[len(before) :]
-        if not piece or not whole.startswith(before) or "\ufffd" in piece:
-            piece = reader.name(ids[end - 1])[1:-1]
-        pieces.append("".join(map(_visible, piece)))
-        before = whole
-    return pieces
-
-
-def _visible(char: str) -> str:
-    return VISIBLE.get(char, char if char.isprintable() else repr(char)[1:-1])

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from posttrain import ancestry, comparison, masking, mistakes, plots
+from posttrain import ancestry, comparison, masking, mistakes, plots, spans
 from posttrain.chain import Chain
 from posttrain.diagram import Step, drawn
-from posttrain.masking import Span
 from posttrain.scoring import VERDICTS
+from posttrain.spans import Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -129,7 +129,7 @@ def first_rows(tokenizer: "PreTrainedTokenizerFast", rows: Sequence[Row]) -> dic
     """Return id -> spans of the first tokenized rows, and of the longest."""
     longest = max(rows, key=lambda row: len(row["input_ids"]))
     return {
-        row["id"]: masking.spans(tokenizer, masking.Row(row["input_ids"], row["labels"]))
+        row["id"]: spans.cut(tokenizer, masking.Row(row["input_ids"], row["labels"]))
         for row in [*rows[:MOST_ROWS], longest]
     }
 

@@ -71,6 +71,7 @@ def sample_chunk(
         for place, verdict in enumerate(first)
     }
     most = [count + recipe["extra_samples"] for count in counts.values()]
+    enough = recipe["extra_below"] if recipe["extra_samples"] else 0
     asked = [ids for _, ids in fed(own, questions, recipe["style"], wording, task)]
     rows: list[list[dict[str, Any]]] = [[] for _ in questions]
     for turn in itertools.count():
@@ -97,7 +98,7 @@ def sample_chunk(
                 }
                 for sample, completion in enumerate(completions, start=len(rows[place]))
             ]
-        if not (counts := further_samples(rows, most, many, recipe["extra_below"])):
+        if not (counts := further_samples(rows, most, many, enough)):
             break
     # Rounds are told apart from the second on.
     number = {"round": recipe["round"]} if recipe["round"] > 1 else {}

@@ -409,6 +409,13 @@ def _engine(engine: Mapping[str, Any], models: list[str], sampler: str | None) -
     if url is not None and not served:
         what = "is empty while engine.url is set: nothing would be asked of that server"
         yield _fault(("engine", "models"), what, {"sft": "sft"}, also=(("engine", "url"),))
+    if url is None and served:
+        what = (
+            "is empty (null) while engine.models is set: no server would be asked (where none is "
+            "to be, leave that out)"
+        )
+        address = "http://localhost:8000/v1"
+        yield _fault(("engine", "url"), what, address, also=(("engine", "models"),))
     known = [name for name in models if name != "cot"] + (["sampler"] if sampler else [])
     for name, there in served.items():
         if name not in known:

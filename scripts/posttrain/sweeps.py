@@ -1,7 +1,8 @@
 """Several runs side by side: what each changed, what came of it, how far the figures lie apart."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,7 +11,8 @@ from posttrain.errors import ScoringError
 from posttrain.plots import Point
 from posttrain.statistics import mcnemar
 
-FIRST = "first"
+FIRST = "first"  # the run in results/
+NAME = r"[a-z][a-z0-9_]{0,63}"  # begins the names of a run's rules, and is that of its folder
 COLUMNS = (
     "run",
     "changed",
@@ -37,18 +39,36 @@ SPREAD_COLUMNS = (
 Row = Mapping[str, Any]
 
 
+def name_faults(runs: Iterable[Any]) -> list[str]:
+    """Return what is wrong with the names of `runs`, a line each."""
+    found = []
+    for run in runs:
+        if run == FIRST:
+            found.append(
+                f"RUNS: {FIRST!r} is the name of the run in results/, which counts as one of them; "
+                f"write another, such as {FIRST}_again"
+            )
+        elif not (isinstance(run, str) and re.fullmatch(NAME, run)):
+            found.append(
+                f"RUNS: {run!r} is no name for rules and files; write one of small letters, "
+                "digits and _, a letter first, up to 64, such as rank4"
+            )
+    return found
+
+
+def stated(changes: Row, before: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of the settings that a run states."""
+    found = {}
+    for key, value in changes.items():
+        inner = isinstance(value, Mapping)
+        found |= stated(value, f"{before}{key}.") if inner else {f"{before}{key}": value}
+    return found
+
+
 def changed(changes: Row, config: Row) -> dict[str, Any]:
-    """Return dotted key -> value of the settings that differ from `config`."""
-
-    def flat(values: Row, known: Any, before: str) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            old = known.get(key) if isinstance(known, Mapping) else None
-            if isinstance(value, Mapping):
-                yield from flat(value, old, f"{before}{key}.")
-            elif value != old:
-                yield f"{before}{key}", value
-
-    return dict(flat(changes, config, ""))
+    """Return dotted key -> value of the stated settings that differ from `config`."""
+    known = stated(config)
+    return {key: value for key, value in stated(changes).items() if known.get(key) != value}
 
 
 def table(
@@ -91,22 +111,26 @@ def table(
     return found
 
 
-def spread(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return a row of `SPREAD_COLUMNS` for each setting that was changed, and model.
+def spread(rows: Sequence[Row], runs: Mapping[str, Row]) -> list[dict[str, Any]]:
+    """Return a row of `SPREAD_COLUMNS` for each set of settings that runs state, and model.
 
-    Over the runs that changed just this setting, and the first run, which has it as configured.
+    Over the runs that state just these, and the first run, which has them as configured: one that
+    changes two settings and one that states both and has one of them as configured are alike.
+
+    Args: runs, run -> what it states.
     """
+    keys = {run: " ".join(sorted(stated(changes))) for run, changes in runs.items()}
     found = []
-    for key in dict.fromkeys(row["changed"] for row in rows if row["run"] != FIRST):
+    for of_runs in dict.fromkeys(keys[run] for run in runs if run != FIRST):
         for model in dict.fromkeys(row["model"] for row in rows):
             values = [
                 float(row["accuracy"])
                 for row in rows
-                if row["model"] == model and (row["run"] == FIRST or row["changed"] == key)
+                if row["model"] == model and (row["run"] == FIRST or keys[row["run"]] == of_runs)
             ]
             found.append(
                 {
-                    "changed": key,
+                    "changed": of_runs,
                     "model": model,
                     "runs": len(values),
                     "mean": round(fmean(values), 6),
