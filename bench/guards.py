@@ -22,11 +22,11 @@ from posttrain import (  # noqa: E402
     adapters,
     artifacts,
     devices,
+    leaks,
     lowrank,
     masking,
     models,
     prompts,
-    questions,
     scoring,
     settings,
     task_units,
@@ -103,7 +103,7 @@ def main() -> None:
         "mask contract": ((encoding - plain) / len(train), rows),
         "leak gate": (
             median_seconds(
-                lambda: questions.leaks(
+                lambda: leaks.found(
                     valid,
                     questions={"training": [row["question"] for row in train]},
                     texts={"pretraining": tasks.text_read(task_units, text_read)},

@@ -3,7 +3,7 @@
 from posttrain import artifacts, jobs, lineage
 
 with jobs.running(snakemake.log[0]):
-    from posttrain import questions, tasks
+    from posttrain import leaks, questions, tasks
 
     recipe = snakemake.params.recipe
     task = tasks.task_of(recipe["task"])
@@ -17,13 +17,14 @@ with jobs.running(snakemake.log[0]):
         ),
         task,
     )
-    leaks = questions.leaks(
+    found = leaks.found(
         splits["valid"].rows,
         questions={"training": [row["question"] for row in splits["train"].rows]},
         texts={"pretraining": tasks.text_read(task, recipe)},
     )
-    questions.report(splits, leaks, recipe["data"]["leaks"])
+    questions.report(splits)
+    leaks.report(found, recipe["data"]["leaks"])
     artifacts.write_jsonl(snakemake.output.train, splits["train"].rows)
     artifacts.write_jsonl(snakemake.output.valid, splits["valid"].rows)
-    artifacts.write_csv(snakemake.output.leaks, leaks, questions.LEAK_COLUMNS)
+    artifacts.write_csv(snakemake.output.leaks, found, leaks.COLUMNS)
     artifacts.write_json(snakemake.output.receipt, lineage.receipt_of_rule(snakemake, recipe))

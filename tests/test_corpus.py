@@ -10,7 +10,7 @@ import yaml
 from tokenizers_for_tests import build
 from units_for_tests import exact_ratio
 
-from posttrain import answers, corpus, prompts, questions, task_units, tasks, traces, units
+from posttrain import answers, corpus, leaks, prompts, task_units, tasks, traces, units
 
 CONFIG = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text(encoding="utf-8"))
 NUMBER = r"(?<![\w.^*])\d+(?:\.\d+)?(?!\w)"
@@ -142,9 +142,9 @@ def test_no_phrasing_is_a_questions(documents, kept_out):
     assert not set(map(words, corpus.PHRASINGS)) & set(map(words, units.PHRASINGS))
 
     valid = units.questions(0, 1000, 1000, kept_out)["valid"]
-    assert questions.leaks(valid, questions={}, texts={"pretraining": documents}) == []
+    assert leaks.found(valid, questions={}, texts={"pretraining": documents}) == []
     planted = [*documents, f"Question: {valid[7]['question'].upper()}\nAnswer:"]
-    [leak] = questions.leaks(valid, questions={}, texts={"pretraining": planted})
+    [leak] = leaks.found(valid, questions={}, texts={"pretraining": planted})
     assert leak == {"id": "valid-0008", "where": "pretraining", "how": "normalised"}
 
 
@@ -153,7 +153,7 @@ def test_no_phrasing_holds_a_questions_words_whatever_the_units():
     fields = {"n": 7, "a": "pounds", "b": "grams", "r": 3175}
     texts = [text.format(**fields) for text in corpus.PHRASINGS + corpus.STATEMENTS]
     rows = [{"id": p, "question": p.format(**fields)} for p in units.PHRASINGS]
-    assert questions.leaks(rows, questions={}, texts={"pretraining": texts}) == []
+    assert leaks.found(rows, questions={}, texts={"pretraining": texts}) == []
 
 
 def test_the_formats_are_those_of_the_default_prompts():

