@@ -7,7 +7,7 @@ RUNS = {
     "rank4": {"rft": {"lora": {"r": 4}}},
     "rank32": {"rft": {"lora": {"r": 32}}},
     "learning_rate_0001": {"rft": {"learning_rate": 0.001}},
-    "learning_rate_0006": {"rft": {"learning_rate": 0.006}},
+    "learning_rate_0002": {"rft": {"learning_rate": 0.002}},
     "samples4": {"rollouts": {"samples_per_question": 4, "samples_when_sft_is_right": 4}},
     "samples8": {"rollouts": {"samples_per_question": 8, "samples_when_sft_is_right": 8}},
     "temperature06": {"rollouts": {"temperature": 0.6}},

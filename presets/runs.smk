@@ -80,7 +80,8 @@ rule sweep:
         "../envs/train.yaml"
     params:
         models=list(MODELS),
-        runs={sweeps.FIRST: {}, **settings.canonical(RUNS)},
+        # In the order of the inputs, which they are told by.
+        runs={sweeps.FIRST: {}, **{run: settings.canonical(RUNS[run]) for run in RUNS}},
         recipe=settings.canonical(config),
         libraries=libraries_of("scripts/tabulate_sweep.py"),
     script:

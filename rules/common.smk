@@ -95,7 +95,8 @@ MODELS = {
 }
 for name, entry in config["evaluate"]["adapters"].items():
     entry = {"folder": entry} if isinstance(entry, str) else entry
-    MODELS[name] = {"style": entry.get("prompt", "answer"), "adapter": entry["folder"]}
+    folder = os.path.normpath(entry["folder"])  # without a slash at its end
+    MODELS[name] = {"style": entry.get("prompt", "answer"), "adapter": folder}
     if name not in config["convert"]:
         checked(refuse_pickles, entry["folder"], name)
 

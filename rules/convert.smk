@@ -4,10 +4,10 @@ if config["convert"]:
     rule convert_bin_adapter:
         input:
             weights=lambda wildcards: local(
-                f"{config['convert'][wildcards.name]}/adapter_model.bin"
+                os.path.join(config["convert"][wildcards.name], "adapter_model.bin")
             ),
             config=lambda wildcards: local(
-                f"{config['convert'][wildcards.name]}/adapter_config.json"
+                os.path.join(config["convert"][wildcards.name], "adapter_config.json")
             ),
             code=code_of("scripts/convert_bin_adapter.py"),
         output:

@@ -11,6 +11,7 @@ rule summary:
     conda:
         "../envs/light.yaml"
     params:
+        models=list(MODELS),
         libraries=libraries_of("scripts/summarise.py"),
     script:
         "../scripts/summarise.py"
@@ -31,6 +32,7 @@ rule verdicts:
     conda:
         "../envs/light.yaml"
     params:
+        models=list(MODELS),
         recipe=settings_of(require="evaluate.require"),
         libraries=libraries_of("scripts/give_verdicts.py"),
     script:

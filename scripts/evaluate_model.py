@@ -10,6 +10,9 @@ with jobs.running(snakemake.log[0]):
     recipe = snakemake.params.recipe | snakemake.params.engine
     style = snakemake.params.style
     devices.use_threads(snakemake.threads)
+    origin = lineage.origin_of_rule(
+        snakemake, recipe | {"style": style}, devices.describe(snakemake.threads)
+    )
     loaded = adapters.load_any(snakemake.input.base, snakemake.input.adapter)
     tokenizer = models.load_tokenizer(models.verified(snakemake.input.base))
     questions = artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]]
@@ -29,11 +32,8 @@ with jobs.running(snakemake.log[0]):
     row = scoring.summarised(snakemake.params.model, loaded.label, verdicts)
     artifacts.write_jsonl(snakemake.output.predictions, lines)
     artifacts.write_csv(snakemake.output.row, [row], scoring.COLUMNS)
-    receipt = lineage.receipt_of_rule(
-        snakemake,
-        recipe | {"style": style},
-        devices.describe(snakemake.threads) | engines.stated(model=model),
-    )
+    origin["computed"] |= engines.stated(model=model)
+    receipt = lineage.receipt(origin, dict(snakemake.output.items()))
     alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe)
     artifacts.write_json(
         snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}

@@ -13,6 +13,7 @@ with jobs.running(snakemake.log[0]):
         rows,
         predictions,
         [artifacts.read_json(path) for path in given.receipts],
+        snakemake.params.models,
         snakemake.params.recipe["require"],
     )
     artifacts.write_csv(snakemake.output.verdicts, verdicts, diagnosis.COLUMNS)

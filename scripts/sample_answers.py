@@ -10,6 +10,9 @@ with jobs.running(snakemake.log[0]):
     recipe = snakemake.params.recipe | snakemake.params.engine
     style = snakemake.params.style
     devices.use_threads(snakemake.threads)
+    origin = lineage.origin_of_rule(
+        snakemake, recipe | {"style": style}, devices.describe(snakemake.threads)
+    )
     loaded = adapters.load_any(snakemake.input.base, snakemake.input.adapter)
     tokenizer = models.load_tokenizer(models.verified(snakemake.input.base))
     questions = artifacts.read_jsonl(snakemake.input.questions)[: recipe["limit"]]
@@ -30,11 +33,8 @@ with jobs.running(snakemake.log[0]):
         logs.log.info("pass@%(k)d %(pass_at_k).3f, majority@%(k)d %(majority_at_k).3f", row)
     artifacts.write_jsonl(snakemake.output.completions, lines)
     artifacts.write_csv(snakemake.output.table, rows, sampled.COLUMNS)
-    receipt = lineage.receipt_of_rule(
-        snakemake,
-        recipe | {"style": style},
-        devices.describe(snakemake.threads) | engines.stated(model=model),
-    )
+    origin["computed"] |= engines.stated(model=model)
+    receipt = lineage.receipt(origin, dict(snakemake.output.items()))
     alike = evaluation.asked_as_trained(tokenizer, loaded.receipt, style, recipe)
     artifacts.write_json(
         snakemake.output.receipt, receipt | {"adapter": loaded.label, "asked_as_trained": alike}

@@ -574,6 +574,22 @@ def test_a_sweep_runs_beside_the_first_run_on_one_base_model(clone: Chain):
     assert said.jobs == {"all_runs": 1, "sweep": 1, **first, **own}
 
 
+def test_a_sweeps_figures_are_told_by_the_runs_they_are_of(clone: Chain):
+    """By their place: the runs come as they are stated, which is not in the alphabet's order."""
+    (clone / "told.smk").write_text(
+        'include: "presets/sweep.smk"\n\n'
+        "said = rules.sweep.params.runs, rules.sweep.input.summaries\n"
+        'print("told", json.dumps(list(zip(*said, strict=True))))\n',
+        encoding="utf-8",
+    )
+    said = clone.plan("results/questions/train.jsonl", "--snakefile", "told.smk")
+    told = json.loads(re.search(r"^told (.*)$", said.text, re.MULTILINE)[1])
+    runs = [run for run, _ in told]
+    assert runs != sorted(runs)
+    wanted = {run: f"results/sweeps/{run}/summary.csv" for run in runs}
+    assert dict(map(tuple, told)) == wanted | {"first": "results/summary.csv"}
+
+
 def test_what_a_rule_asks_of_a_cluster_it_asks_in_a_sweep_too(clone: Chain):
     """The cluster's profile names rules, and those of a sweep have other names."""
     adapter = "results/sweeps/rank8/sft/adapter_model.safetensors"

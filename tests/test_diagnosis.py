@@ -46,7 +46,7 @@ def verdict_on(lines, require=REQUIRE, told=None, base=BASE):
         )
     ]
     receipts = [receipt(adapter="none", asked_as_trained=None), told or receipt()]
-    found = diagnosis.verdicts(rows, [base, lines], receipts, {"sft": require})
+    found = diagnosis.verdicts(rows, [base, lines], receipts, ["base", "sft"], {"sft": require})
     assert [tuple(row) for row in found] == [diagnosis.COLUMNS] * 2
     assert found[0]["passed"] == "yes", "a model without a bar passes"
     return found[1]
@@ -132,9 +132,8 @@ def test_a_model_that_reaches_its_bar_needs_no_cause():
 
 def test_a_weak_base_model_is_not_called_an_untrained_adapter():
     rows = [{"model": "base", "accuracy": "0.0", "answer_rate": "0.3"}]
-    [row] = diagnosis.verdicts(
-        rows, [BASE], [receipt(adapter="none", asked_as_trained=None)], {"base": REQUIRE}
-    )
+    told = [receipt(adapter="none", asked_as_trained=None)]
+    [row] = diagnosis.verdicts(rows, [BASE], told, ["base"], {"base": REQUIRE})
     assert row["looks_like"] == "format not learnt"
 
 
@@ -145,8 +144,19 @@ def test_an_adapter_is_held_against_the_base_model_asked_alike():
     rows = [{"model": name, "accuracy": "0.0", "answer_rate": "1.0"} for name in names]
     receipts = [receipt("none", None), receipt("none", None, "worked"), receipt(style="reasoning")]
     for said, looks_like in (([own, BASE, own], "simply weak"), ([BASE, own, own], "untrained or")):
-        found = diagnosis.verdicts(rows, said, receipts, {"rft": REQUIRE})
+        found = diagnosis.verdicts(rows, said, receipts, names, {"rft": REQUIRE})
         assert found[2]["looks_like"].startswith(looks_like)
+
+
+def test_no_model_gets_the_verdict_of_another():
+    """A summary made in another order: predictions and receipts are told by their place."""
+    rows = [{"model": name, "accuracy": "0.5", "answer_rate": "1.0"} for name in ("b", "a")]
+    told = [receipt(adapter="none", asked_as_trained=None)] * 2
+    diagnosis.verdicts(rows, [BASE, BASE], told, ["b", "a"], {})
+    with pytest.raises(
+        ScoringError, match=r"rows of \['b', 'a'\], not of \['a', 'b'\]; make it again"
+    ):
+        diagnosis.verdicts(rows, [BASE, BASE], told, ["a", "b"], {})
 
 
 def test_the_gate_names_every_model_under_its_bar(tmp_path):

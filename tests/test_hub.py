@@ -19,6 +19,7 @@ from test_models import contents, refusal, same_weights, save_sharded
 from training_for_tests import save_base, tiny_model
 
 from posttrain import artifacts, hub, models
+from posttrain.errors import PosttrainError
 
 NAME, COMMIT = "org/tiny", "0123456789" * 4
 PINNED = f"{NAME}@{COMMIT}"
@@ -90,6 +91,16 @@ def test_the_server_is_one_that_the_library_itself_downloads_from(server, source
         path = hf_hub_download(NAME, name, revision=COMMIT, local_dir=tmp_path)
         assert Path(path).read_bytes() == (source / name).read_bytes()
     assert {method for method, _, _ in server.asked} == {"HEAD", "GET"}
+
+
+def test_a_mirror_that_gives_another_commit_is_refused(server, tmp_path):
+    other = "b" * 40
+    server.repositories[NAME].branches[other] = COMMIT
+    with pytest.raises(
+        PosttrainError, match=f"asked for {NAME}@{other}, the hub gave commit {COMMIT}"
+    ):
+        fetch(tmp_path, f"{NAME}@{other}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_makes_a_model_is_fetched_and_no_more(server, source, tmp_path):

@@ -490,3 +490,16 @@ def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypa
     Path("sft_eval.csv").write_text("model,accuracy\nsft,0.687\n", encoding="utf-8")
     with pytest.raises(ScoringError, match=r"^sft_eval\.csv was changed since it was written"):
         lineage.refuse_changed(["sft_receipt.json"])
+
+
+@pytest.mark.parametrize("changed", ["inputs", "code"])
+def test_what_was_changed_while_a_stage_ran_is_in_no_receipt(changed, tmp_path, monkeypatch):
+    """Hashed at the end alone, a receipt would state bytes that made nothing."""
+    monkeypatch.chdir(tmp_path)
+    files = {"inputs": [write("in.jsonl", "before")], "code": [write("stage.py", "before")]}
+    origin = lineage.origin("evaluate", files, {}, {}, {})
+    outputs = {"outputs": [write("out.csv", "made")]}
+    assert lineage.receipt(origin, outputs)["inputs"] == origin["inputs"]
+    write(files[changed][0], "after")
+    with pytest.raises(ScoringError, match=rf"{files[changed][0]} was changed while evaluate ran"):
+        lineage.receipt(origin, outputs)

@@ -164,6 +164,8 @@ LINES = {
     "into heads of even width; write embedded: {heads: 4}",
     "rollouts: {keep_per_question: 20}": "rollouts.keep_per_question is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {keep_per_question: 16}",
+    "rollouts: {extra_samples: 1009}": "rollouts.extra_samples is 1009: with "
+    "rollouts.samples_per_question (16) above 1024; write rollouts: {extra_samples: 1008}",
     "rollouts: {keep_tolerance: 0.1}": "rollouts.keep_tolerance is 0.1, above "
     "evaluate.relative_tolerance (0.05), which all kept ones pass; write "
     "rollouts: {keep_tolerance: 0.05}",

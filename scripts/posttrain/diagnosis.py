@@ -27,13 +27,21 @@ def verdicts(
     rows: Sequence[Mapping[str, str]],
     predictions: Sequence[Sequence[Mapping[str, Any]]],
     receipts: Sequence[Mapping[str, Any]],
+    models: Sequence[str],
     require: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
     """Return one row of `COLUMNS` a model: its bar, whether it passed, and what it looks like.
 
-    Args: for each model in the same order, its row of the summary (text), its predictions, and the
-        receipt of its evaluation; require, model -> accuracy and answer_rate, a bar left out is 0.
+    Args: for each of `models` in the same order, its row of the summary (text), its predictions,
+        and the receipt of its evaluation; require, model -> accuracy and answer_rate, a bar left
+        out is 0.
+    Raises: ScoringError if the rows are not of `models`.
     """
+    if [row["model"] for row in rows] != list(models):
+        raise ScoringError(
+            f"the summary has rows of {[row['model'] for row in rows]}, not of {list(models)}; "
+            "make it again: snakemake --force results/summary.csv"
+        )
     said = {row["model"]: lines for row, lines in zip(rows, predictions, strict=True)}
     found = []
     for row, lines, receipt in zip(rows, predictions, receipts, strict=True):

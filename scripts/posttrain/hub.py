@@ -59,7 +59,12 @@ def fetch(model: str, folder: str | Path, key: str) -> dict[str, str]:
         )
     stated = _recorded(folder, model)
     if stated is None:
-        _, files = _ask(name, revision, key)
+        commit, files = _ask(name, revision, key)
+        if commit != revision:
+            raise ModelError(
+                f"{key}: asked for {model}, the hub gave commit {commit}: it, or a mirror that "
+                "stands for it, does not serve this revision"
+            )
         stated = {file: files[file] for file in _wanted(files, model, key)}
         artifacts.write_json(folder / STATED, {"model": model, "files": stated})
     models.clear(folder, keep=stated)

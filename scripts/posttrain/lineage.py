@@ -65,7 +65,16 @@ def origin_of_rule(
 def receipt(
     origin: Mapping[str, Any], outputs: Mapping[str, str | Iterable[str]]
 ) -> dict[str, Any]:
-    """Return the receipt of a stage whose outputs, but for the receipt, are all written."""
+    """Return the receipt of a stage whose outputs, but for the receipt, are all written.
+
+    Raises: ScoringError if an input, or the code, was changed since its origin was taken.
+    """
+    for path, stated in {**origin["inputs"], **origin["code"]}.items():
+        if artifacts.sha256_file(path) != stated:
+            raise ScoringError(
+                f"{path} was changed while {origin['stage']} ran, whose results are of the bytes "
+                "before; run it again"
+            )
     written = {name: paths for name, paths in outputs.items() if name != "receipt"}
     found = {**origin, "outputs": hashes(written)}
     return found | {"seal": seal(found)}

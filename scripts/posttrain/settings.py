@@ -31,6 +31,7 @@ BOUNDS = {
     "exclusiveMaximum": "below",
     "multipleOf": "a multiple of",
 }
+MOST_SAMPLES = 1024  # of a question: what k of more bring is beyond floating point
 DEEPEST = 6  # levels of a config that are looked at; the schema has four
 LONGEST = 60  # characters of a person's text that a message repeats
 
@@ -366,6 +367,11 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
             what = f"is {count}, above rollouts.samples_per_question ({most})"
             about = (("rollouts", "samples_per_question"),)
             yield _fault(("rollouts", key), what, most, also=about)
+
+    if (extra := config["rollouts"]["extra_samples"]) > (room := MOST_SAMPLES - most):
+        what = f"is {extra}: with rollouts.samples_per_question ({most}) above {MOST_SAMPLES}"
+        about = (("rollouts", "samples_per_question"),)
+        yield _fault(("rollouts", "extra_samples"), what, room, also=about)
 
     kept, counted = config["rollouts"]["keep_tolerance"], config["evaluate"]["relative_tolerance"]
     if kept is not None and kept > counted:
