@@ -322,6 +322,22 @@ def test_a_table_edited_by_hand_passes_no_gate(chain: Chain, tmp_path: Path):
         assert not (again / "results/passed.csv").exists()
 
 
+def test_questions_edited_by_hand_pass_no_gate(chain: Chain, tmp_path: Path):
+    """All models are asked them anew; what they come to is of nobody's making."""
+    again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
+    valid = again / "results/questions/valid.jsonl"
+    row, *others = again.rows("results/questions/valid.jsonl")
+    lines = [json.dumps(row | {"answer": row["answer"] + 1}), *map(json.dumps, others)]
+    valid.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    said = again.snakemake(*ONE_CORE, "--configfile", TINY)
+    assert said.status == 1
+    assert said.jobs == {"evaluate": len(MODELS), **GATHER}
+    assert said.error.startswith(
+        "results/questions/valid.jsonl was changed since it was written, by results/questions/"
+    )
+    assert not (again / "results/passed.csv").exists()
+
+
 # Rounds
 
 A_ROUND = {
