@@ -98,7 +98,7 @@ for name, entry in config["evaluate"]["adapters"].items():
     folder = os.path.normpath(entry["folder"])  # without a slash at its end
     MODELS[name] = {"style": entry.get("prompt", "answer"), "adapter": folder}
     if name not in config["convert"]:
-        checked(refuse_pickles, entry["folder"], name)
+        checked(refuse_pickles, folder, name)
 
 
 def adapter_files(model: str) -> list[str]:

@@ -11,5 +11,5 @@ with jobs.running(snakemake.log[0]):
     folder = Path(snakemake.output.weights).parent
     merged = merging.merge(snakemake.input.base, Path(snakemake.input.adapter[0]).parent, folder)
     origin = lineage.origin_of_rule(snakemake, {}, merging.computed(snakemake.threads))
-    receipt = lineage.receipt(origin, merging.files_of(folder))
-    artifacts.write_json(snakemake.output.receipt, receipt | {"merged": merged})
+    receipt = lineage.receipt(origin, merging.files_of(folder), {"merged": merged})
+    artifacts.write_json(snakemake.output.receipt, receipt)

@@ -20,6 +20,6 @@ with jobs.running(snakemake.log[0]):
     artifacts.write_json(snakemake.output.config, trained.config)
     artifacts.write_tensors(snakemake.output.weights, trained.tensors)
     proof = adapters.prove_saved(snakemake.input.base, folder, trained)
-    receipt = lineage.receipt(origin, dict(snakemake.output.items()))
-    artifacts.write_json(snakemake.output.receipt, receipt | proof)
+    receipt = lineage.receipt(origin, dict(snakemake.output.items()), proof)
+    artifacts.write_json(snakemake.output.receipt, receipt)
     kept.clear()

@@ -147,8 +147,9 @@ def make_run(manifest: Path, folder: Path, count: int, name: str = "sft") -> Non
     adapter = save_trained(manifest, folder / f"results/{name}", count=count)
     named = {"base": str(manifest), "rows": str(rows), "code": []}
     origin = lineage.origin(f"{name[:3]}_train", named, RECIPE, {})
-    stated = lineage.receipt(origin, {"weights": str(adapter / WEIGHTS)})
-    artifacts.write_json(adapter / RECEIPT, stated | artifacts.read_json(adapter / RECEIPT))
+    proof = artifacts.read_json(adapter / RECEIPT)
+    stated = lineage.receipt(origin, {"weights": str(adapter / WEIGHTS)}, proof)
+    artifacts.write_json(adapter / RECEIPT, stated)
 
 
 def test_another_run_s_adapter_copied_over_with_its_receipt_is_sound_in_all_else(

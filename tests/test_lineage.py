@@ -45,8 +45,8 @@ def stage(
     settings, libraries = {"seed": 0}, {"python": "3.11.7"}
     files = {"inputs": inputs, "code": CODE}
     origin = lineage.origin(name, files, settings, libraries, computed)
-    found = lineage.receipt(origin, {"outputs": outputs})
-    artifacts.write_json(receipt, found | (more or {}))
+    found = lineage.receipt(origin, {"outputs": outputs}, more)
+    artifacts.write_json(receipt, found)
     return found
 
 
@@ -363,6 +363,19 @@ def test_an_edited_setting_is_found_in_any_receipt(run):
     assert faults() == []
 
 
+def test_an_edited_proof_or_label_is_found(run):
+    changes = {
+        "results/rft/receipt.json": {"canary": {"before": -3.0, "after": -1.0}},
+        "results/rft_receipt.json": {"adapter": "none"},
+    }
+    for path, change in changes.items():
+        whole = Path(path).read_text()
+        artifacts.write_json(path, json.loads(whole) | change)
+        assert faults() == [f"{path} is no receipt: it was edited by hand; make it again"]
+        write(path, whole)
+    assert faults() == []
+
+
 def test_a_figure_whose_data_was_made_again_is_stale(run):
     rows = [{"id": "valid-0007", "question": "another?"}]
     splits = ["results/questions/train.jsonl", write("results/questions/valid.jsonl", rows)]
@@ -489,6 +502,10 @@ def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypa
     lineage.refuse_changed(["sft_receipt.json"])
     Path("sft_eval.csv").write_text("model,accuracy\nsft,0.687\n", encoding="utf-8")
     with pytest.raises(ScoringError, match=r"^sft_eval\.csv was changed since it was written"):
+        lineage.refuse_changed(["sft_receipt.json"])
+    stated["outputs"] = lineage.hashes({"row": "sft_eval.csv"})
+    artifacts.write_json("sft_receipt.json", stated)
+    with pytest.raises(ScoringError, match=r"^sft_receipt\.json was edited by hand"):
         lineage.refuse_changed(["sft_receipt.json"])
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain import artifacts, devices, models, weights
+from posttrain import artifacts, devices, lineage, models, weights
 from posttrain.errors import AdapterError
 from posttrain.likelihood import mean_logprobs
 from posttrain.masking import IGNORE
@@ -222,6 +222,8 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
         rows, stated = receipt["probes"]["rows"], receipt["probes"]["adapter_logprobs"]
         if not all(isinstance(sha256, str) for sha256 in hashes):
             raise ValueError("a sha256 is no text")
+        if receipt.get("seal", seal := lineage.seal(receipt)) != seal:
+            raise ValueError("it was edited by hand")
         if not (rows and len(rows) == len(stated) and all(map(_is_probe, rows))):
             raise ValueError("its probes are no labelled rows with a log-probability each")
         if not all(type(value) is float and math.isfinite(value) for value in stated):

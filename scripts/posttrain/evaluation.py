@@ -1,9 +1,10 @@
 """Evaluation: each question asked once, greedily, and what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain import engines, scoring
+from posttrain import adapters, artifacts, devices, engines, lineage, models, scoring
 from posttrain.logs import Progress
 from posttrain.masking import IGNORE
 from posttrain.prompts import Style, fed
@@ -13,6 +14,53 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARK = "qxzqxz"  # no prompt holds it, and no tokenizer's normaliser alters it
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model that is ready to be asked its questions, and what its receipt will state of it."""
+
+    origin: dict[str, Any]
+    loaded: adapters.Loaded
+    model: engines.Model
+    tokenizer: "PreTrainedTokenizerBase"
+    questions: list[dict[str, Any]]
+    style: Style
+    recipe: dict[str, Any]
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What `predictions` takes."""
+        return self.model, self.tokenizer, self.questions, self.style, self.recipe
+
+    def receipt(self, outputs: Mapping[str, str | Iterable[str]]) -> dict[str, Any]:
+        """Return the receipt, once all else of `outputs` is written: with the adapter's label.
+
+        Raises: ScoringError, AdapterError if what was read has changed meanwhile.
+        """
+        adapters.refuse_changed(self.loaded)
+        computed = self.origin["computed"] | engines.stated(model=self.model)
+        alike = asked_as_trained(self.tokenizer, self.loaded.receipt, self.style, self.recipe)
+        found = {"adapter": self.loaded.label, "asked_as_trained": alike}
+        return lineage.receipt(self.origin | {"computed": computed}, outputs, found)
+
+
+def opened(job: Any, key: str | None) -> Evaluated:
+    """Return the model that a rule is to evaluate; `job` has what Snakemake gives its scripts.
+
+    Args: key, of the server that serves it, if one does.
+    Raises: as `adapters.load_any` and `engines.opened` do.
+    """
+    recipe, style = job.params.recipe | job.params.engine, job.params.style
+    devices.use_threads(job.threads)
+    computed = devices.describe(job.threads)
+    origin = lineage.origin_of_rule(job, recipe | {"style": style}, computed)
+    loaded = adapters.load_any(job.input.base, job.input.adapter)
+    tokenizer = models.load_tokenizer(models.verified(job.input.base))
+    questions = artifacts.read_jsonl(job.input.questions)[: recipe["limit"]]
+    told = (tokenizer, style, questions, recipe, job.params.connection, key)
+    model = engines.opened("model", adapters.ready(loaded), *told)
+    return Evaluated(origin, loaded, model, tokenizer, questions, style, recipe)
 
 
 def predictions(

@@ -12,8 +12,6 @@ from posttrain import artifacts
 from posttrain.errors import ScoringError
 from posttrain.imports import library_versions
 
-PARTS = ("stage", "inputs", "code", "outputs", "settings", "libraries", "computed")
-
 
 def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
     """Return path -> sha256 for the values of a mapping of names to one or several paths."""
@@ -44,11 +42,19 @@ def origin(
 
 
 def seal(receipt: Mapping[str, Any]) -> str:
-    """Return the sha256 of the parts that every receipt has: an edit by hand breaks it.
+    """Return the sha256 of all else that a receipt states: an edit by hand breaks it.
 
     It is against slips alone. Who recomputes it is seen only where a later stage read the receipt.
     """
-    return artifacts.sha256_json({part: receipt[part] for part in PARTS})
+    return artifacts.sha256_json({part: receipt[part] for part in receipt if part != "seal"})
+
+
+def read_receipt(path: str | Path) -> dict[str, Any]:
+    """Read a receipt. Raises ScoringError where its seal is broken."""
+    found = artifacts.read_json(path)
+    if found["seal"] != seal(found):
+        raise ScoringError(f"{path} was edited by hand; make it again: snakemake --force {path}")
+    return found
 
 
 def origin_of_rule(
@@ -63,10 +69,13 @@ def origin_of_rule(
 
 
 def receipt(
-    origin: Mapping[str, Any], outputs: Mapping[str, str | Iterable[str]]
+    origin: Mapping[str, Any],
+    outputs: Mapping[str, str | Iterable[str]],
+    found: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the receipt of a stage whose outputs, but for the receipt, are all written.
 
+    Args: found, what else it states, such as the proof of an adapter.
     Raises: ScoringError if an input, or the code, was changed since its origin was taken.
     """
     for path, stated in {**origin["inputs"], **origin["code"]}.items():
@@ -76,8 +85,8 @@ def receipt(
                 "before; run it again"
             )
     written = {name: paths for name, paths in outputs.items() if name != "receipt"}
-    found = {**origin, "outputs": hashes(written)}
-    return found | {"seal": seal(found)}
+    stated = {**origin, "outputs": hashes(written), **(found or {})}
+    return stated | {"seal": seal(stated)}
 
 
 def receipt_of_rule(
@@ -88,9 +97,12 @@ def receipt_of_rule(
 
 
 def refuse_changed(receipt_paths: Iterable[str]) -> None:
-    """Raise ScoringError if an output that a receipt states is not, on the disk, what it states."""
+    """Raise ScoringError if an output that a receipt states is not, on the disk, what it states.
+
+    So it does for a receipt whose seal is broken.
+    """
     for receipt_path in receipt_paths:
-        for path, stated in artifacts.read_json(receipt_path)["outputs"].items():
+        for path, stated in read_receipt(receipt_path)["outputs"].items():
             if artifacts.sha256_file(path) != stated:
                 raise ScoringError(
                     f"{path} was changed since it was written, by {receipt_path}; "
