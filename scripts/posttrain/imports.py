@@ -6,7 +6,7 @@ nor when a library is upgraded; rules therefore name both, found here and not ke
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -24,20 +24,21 @@ def _imported(path: Path) -> frozenset[str]:
     Those under `if TYPE_CHECKING` never run and are left out.
     """
 
-    def names(node: ast.AST) -> Iterator[str]:
-        children = list(ast.iter_child_nodes(node))
-        if isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY:
-            children = node.orelse
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             # A relative import can only be one inside the package, which has no folders.
             module = ".".join(filter(None, (PACKAGE if node.level else "", node.module)))
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        for child in children:
-            yield from names(child)
-
-    return frozenset(names(ast.parse(path.read_text(encoding="utf-8"))))
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY:
+            waiting += node.orelse
+        elif not isinstance(node, ast.expr):  # an expression holds no statement
+            waiting += ast.iter_child_nodes(node)
+    return frozenset(found)
 
 
 def _module_file(scripts: Path, name: str) -> Path | None:
@@ -75,6 +76,9 @@ def _distributions() -> Mapping[str, list[str]]:
     return packages_distributions()
 
 
+_version = cache(version)
+
+
 def library_versions(files: list[Path]) -> dict[str, str]:
     """Return distribution -> installed version of the libraries that `files` import, and Python's.
 
@@ -84,7 +88,7 @@ def library_versions(files: list[Path]) -> dict[str, str]:
     roots = {name.split(".")[0] for path in files for name in _imported(path)}
     wanted = roots - set(sys.stdlib_module_names) - {PACKAGE} - NOT_COUNTED
     found = {
-        distribution: version(distribution)
+        distribution: _version(distribution)
         for root in wanted
         for distribution in set(distributions.get(root, ()))
     }
