@@ -1,5 +1,7 @@
 """A copy of the workflow in a folder of its own, and the snakemake that people type, run there."""
 
+import csv
+import hashlib
 import json
 import os
 import re
@@ -27,6 +29,23 @@ WORKFLOW = (
     "report",
 )
 TINY = "tests/tiny.yaml"
+ONE_CORE = ("--cores", "1", "--resources", "gpu=1")
+# The jobs that gather evaluations, and the end of a run
+GATHER = dict.fromkeys(("summary", "verdicts", "comparisons", "breakdown", "gate", "all"), 1)
+# Columns of a row of figures
+EVALUATION = [
+    "model",
+    "adapter_sha256",
+    "questions",
+    "answered",
+    "correct",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "answer_rate",
+    "unparseable",
+    "truncated",
+]
 LONGEST = 900  # seconds that a run may take before it counts as stuck
 
 
@@ -135,3 +154,24 @@ def fresh_clone(folder: Path) -> Chain:
             target.parent.mkdir(exist_ok=True)
             shutil.copy2(source, target)
     return Chain(folder)
+
+
+def finished_run(folder: Path) -> Chain:
+    """Make one complete run of tests/tiny.yaml in `folder`, whose output is kept as said.txt."""
+    chain = fresh_clone(folder)
+    said = chain.snakemake(*ONE_CORE, "--configfile", TINY)
+    assert said.status == 0, said.text
+    (chain / "said.txt").write_text(said.text, encoding="utf-8")
+    return chain
+
+
+def table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a CSV: its columns, and its rows as text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        return list(reader.fieldnames or ()), rows
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,11 +1,15 @@
 """What all tests share: real data where it is at hand, no network, the same bits everywhere."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from chain_for_tests import Chain, finished_run, fresh_clone
 from hypothesis import settings
+
+from posttrain import artifacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,3 +41,28 @@ def smollm2(test_data: Path) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(test_data / "smollm2")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The workflow as cloned: nothing has run but what tests run of single rules."""
+    return fresh_clone(tmp_path_factory.mktemp("clone") / "workflow")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one complete run, made once for all workers: to copy, not to work in."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "finished"
+    with artifacts.locked(shared / "finished.lock"):
+        if not (folder / "said.txt").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            finished_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chain(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The workflow after one complete run; tests leave it as they found it."""
+    return Chain(shutil.copytree(finished, tmp_path_factory.mktemp("chain") / "workflow"))

@@ -4,10 +4,9 @@ import random
 import shutil
 
 import pytest
-from chain_for_tests import TINY, fresh_clone
+from chain_for_tests import ONE_CORE, TINY, fresh_clone
 
 COUNT = 10
-ONE_CORE = ("--cores", "1", "--resources", "gpu=1")
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:

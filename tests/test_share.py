@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chain_for_tests import TINY, Chain, Said, fresh_clone
+from chain_for_tests import ONE_CORE, TINY, Chain, Said, fresh_clone
 from huggingface_hub import ModelCard
 from jsonschema import validate
 
 pytestmark = [pytest.mark.chain, pytest.mark.long]
 
-ONE_CORE = ("--cores", "1", "--resources", "gpu=1")
 OURS = ("README.md", "adapter_config.json", "adapter_model.safetensors", "card_receipt.json")
 OURS += ("history.csv", "receipt.json")
 OF_ROUNDS = ("rounds.csv", "rounds_receipt.json", "round1/history.csv", "round1/receipt.json")

@@ -23,7 +23,6 @@ def _imported(path: Path) -> frozenset[str]:
 
     Those under `if TYPE_CHECKING` never run and are left out.
     """
-
     found: set[str] = set()
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
