@@ -233,8 +233,8 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     half = replace(work, prompts=asked[: len(asked) // 2])
     at_once, _ = fastest(
         "generate-best",
-        list(peers.batch_sizes(total // 2, case.samples)),
-        lambda at_once: timed("generate-best", generate_best, half, at_once),
+        list(peers.batch_sizes(total, case.samples)),
+        lambda at_once: timed("generate-best", generate_best, work, at_once),
     )
     together, why_not = fastest(
         "generate-batch",

@@ -5,7 +5,7 @@ import importlib
 import re
 import shutil
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from unittest.mock import patch
 
@@ -85,6 +85,18 @@ def test_libraries_are_named_with_their_versions(project, tmp_path):
         "PyYAML": version("PyYAML"),
         "torch": version("torch"),
     }
+
+
+def test_libraries_are_those_that_hold_the_modules():
+    """They are looked for by name first: none of another name may hold a module that we import."""
+    holders = packages_distributions()
+    modules = {
+        name.split(".")[0] for file in SCRIPTS.rglob("*.py") for name in imports._imported(file)
+    }
+    known = modules & holders.keys() - {"posttrain", "snakemake"}
+    assert known >= {"torch", "transformers", "peft", "yaml"}
+    for module in known:
+        assert imports._versions_of(module).keys() == set(holders[module]), module
 
 
 def imported_by(script):

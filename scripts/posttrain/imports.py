@@ -8,7 +8,13 @@ import ast
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    packages_distributions,
+    version,
+)
 from pathlib import Path
 
 PACKAGE = "posttrain"
@@ -70,12 +76,21 @@ def code_files(script: Path, loaded: Mapping[str, str] | None = None) -> list[Pa
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
-    """Return module -> the distributions that install it; finding out reads every one of them."""
-    return packages_distributions()
+def _versions_of(module: str) -> dict[str, str]:
+    """Return distribution -> version of what installs a module, the cheapest look first.
 
-
-_version = cache(version)
+    That is the distribution of its name, then those that declare it; last the files of all are
+    read, as every `snakemake` would have to.
+    """
+    try:
+        names = [distribution(module).name]
+    except PackageNotFoundError:
+        names = [
+            one.name
+            for one in distributions()
+            if module in (one.read_text("top_level.txt") or "").split()
+        ] or packages_distributions().get(module, [])
+    return {name: version(name) for name in names}
 
 
 def library_versions(files: list[Path]) -> dict[str, str]:
@@ -83,12 +98,7 @@ def library_versions(files: list[Path]) -> dict[str, str]:
 
     A name that is not installed is left out: the import itself says so where it is needed.
     """
-    distributions = _distributions()
     roots = {name.split(".")[0] for path in files for name in _imported(path)}
     wanted = roots - set(sys.stdlib_module_names) - {PACKAGE} - NOT_COUNTED
-    found = {
-        distribution: _version(distribution)
-        for root in wanted
-        for distribution in set(distributions.get(root, ()))
-    }
+    found = {name: known for root in wanted for name, known in _versions_of(root).items()}
     return {"python": ".".join(map(str, sys.version_info[:3])), **dict(sorted(found.items()))}
