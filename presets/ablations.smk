@@ -14,6 +14,7 @@ RUNS = {
     "temperature10": {"rollouts": {"temperature": 1.0}},
     "keep1": {"rollouts": {"keep_per_question": 1}},
     "keep16": {"rollouts": {"keep_per_question": 16}},
+    "same_paths": {"rollouts": {"distinct_paths": False}},
     "farthest_apart": {"rollouts": {"farthest_apart": True}},
     "exact": {"rollouts": {"keep_tolerance": 0.005}},
     "shortest": {"rollouts": {"prefer": "shortest"}},

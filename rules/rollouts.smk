@@ -124,6 +124,7 @@ rule select_rft_data:
             keep_per_question="rollouts.keep_per_question",
             keep_tolerance="rollouts.keep_tolerance",
             prefer="rollouts.prefer",
+            distinct_paths="rollouts.distinct_paths",
             farthest_apart="rollouts.farthest_apart",
             gold_rows="rft.gold_rows",
             answer_digits="sft.answer_digits",

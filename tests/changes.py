@@ -203,6 +203,7 @@ CHANGES = [
     setting({"select_rft_data"}, rollouts={"keep_tolerance": 0.01}),
     setting({"select_rft_data"}, rollouts={"prefer": "shortest"}),
     setting({"select_rft_data"}, rollouts={"farthest_apart": True}),
+    setting({"select_rft_data"}, rollouts={"distinct_paths": False}),
     setting({"select_rft_data"}, rft={"gold_rows": 0.5}),
     setting({"split_questions"}, rft={"rounds": 2}),  # of one round's run nothing can stay
     setting(set(), rollouts={"extra_below": 2}),  # unread without extra_samples

@@ -447,7 +447,7 @@ def test_what_a_rule_asks_of_a_cluster_it_asks_in_a_sweep_too(clone: Chain):
     assert not any("mem_mb" in one for one in found["rank8_tokenize_sft"])
 
 
-@pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 16)])
+@pytest.mark.parametrize(("preset", "runs"), [("seeds", 4), ("ablations", 17)])
 def test_a_finished_run_counts_as_the_first_of_a_sweep(chain: Chain, preset: str, runs: int):
     said = chain.plan("--snakefile", f"presets/{preset}.smk", "--configfile", TINY)
     jobs = said.jobs

@@ -90,6 +90,7 @@ RULES = st.fixed_dictionaries(
         "keep_per_question": st.integers(1, 4),
         "keep_tolerance": st.sampled_from([None, 0.0, 0.01]),
         "prefer": st.sampled_from(["first", "shortest"]),
+        "distinct_paths": st.just(True),
         "farthest_apart": st.booleans(),
     }
 )
@@ -161,6 +162,18 @@ def test_the_shortest_text_stands_for_its_path_and_goes_first():
     # In the order of sampling all the same.
     ids = [row["id"] for row in kept_of(sampled, prefer="shortest")]
     assert ids == ["train-0001-01", "train-0001-02"]
+
+
+def test_on_request_samples_of_one_path_are_all_kept_up_to_the_cap():
+    sampled = of_texts(DIRECT, f"Let us see. {DIRECT}", DIRECT)
+    assert fates_of(sampled) == ["kept", "same_path", "same_path"]
+    assert fates_of(sampled, distinct_paths=False) == ["kept"] * 3
+    few = {"distinct_paths": False, "keep_per_question": 2}
+    assert fates_of(sampled, **few) == ["kept", "kept", "over_cap"]
+    # The cap is that of all rounds together.
+    later = of_texts(DIRECT, DIRECT, number=2)
+    found = selection.fates([sampled[:1], later], SELECTION | few, lambda path: False)
+    assert found == [["kept"], ["kept", "over_cap"]]
 
 
 def test_under_the_cap_the_paths_farthest_apart_are_kept():

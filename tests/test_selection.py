@@ -318,6 +318,7 @@ SELECTION = {
     "keep_per_question": 4,
     "keep_tolerance": None,
     "prefer": "first",
+    "distinct_paths": True,
     "farthest_apart": False,
 }
 

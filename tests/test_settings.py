@@ -169,6 +169,9 @@ LINES = {
     "rollouts: {keep_tolerance: 0.1}": "rollouts.keep_tolerance is 0.1, above "
     "evaluate.relative_tolerance (0.05), which all kept ones pass; write "
     "rollouts: {keep_tolerance: 0.05}",
+    "rollouts: {farthest_apart: true, distinct_paths: false}": "rollouts.farthest_apart is true, "
+    "but rollouts.distinct_paths is not: samples of one path are not apart; write "
+    "rollouts: {farthest_apart: false}",
     "rollouts: {samples_when_sft_is_right: 20}": "rollouts.samples_when_sft_is_right is 20, above "
     "rollouts.samples_per_question (16); write rollouts: {samples_when_sft_is_right: 16}",
     "evaluate: {adapters: {sft: x}}": "evaluate.adapters.sft has a name of the workflow's own "

@@ -38,12 +38,11 @@ def fates(
 ) -> list[list[str]]:
     """Return what becomes of each rollout of each round: `UNSOUND`, `KEPT`, or one of `LEFT_OUT`.
 
-    Two completions reason alike if their equations are the same; one of them is kept. Yuan et al.
-    2023 (arXiv 2308.01825) find that distinct paths, not rows, are what training gains by.
-    `keep_per_question` holds for all rounds together.
+    Two completions reason alike if their equations are the same; of `distinct_paths` one of them is
+    kept. `keep_per_question` holds for all rounds together.
 
-    Args: recipe, with `keep_per_question`, `keep_tolerance`, `prefer` and `farthest_apart`;
-        states_held_out, whether a path states what nobody may learn.
+    Args: recipe, with `keep_per_question`, `keep_tolerance`, `prefer`, `distinct_paths` and
+        `farthest_apart`; states_held_out, whether a path states what nobody may learn.
     """
     known: dict[str, list[Path]] = defaultdict(list)
     found = []
@@ -84,22 +83,21 @@ def is_exact(rollout: Rollout, tolerance: float | None) -> bool:
 
 def _chosen(samples: Sequence[Rollout], known: list[Path], recipe: Mapping[str, Any]) -> list[str]:
     """Return what becomes of a question's fit samples; the paths kept are added to `known`."""
-    first: dict[
-        Path, int
-    ] = {}  # new path -> the sample that stands for it, the preferred ones first
+    paths: dict[int, Path] = {}  # of the samples that may be kept, the preferred ones first
     for place in preferred(samples, recipe["prefer"]):
         path = tuple(samples[place]["path"])
-        if path not in known:
-            first.setdefault(path, place)
+        if not (recipe["distinct_paths"] and (path in known or path in paths.values())):
+            paths[place] = path
     room = recipe["keep_per_question"] - len(known)
     if recipe["farthest_apart"]:
-        taken = distance.farthest_apart(list(first), known, room)
+        far = distance.farthest_apart(list(paths.values()), known, room)
+        taken = [place for place, path in paths.items() if path in far]
     else:
-        taken = list(first)[:room]
-    known += taken
+        taken = list(paths)[:room]
+    known += [paths[place] for place in taken]
     found = [SAME_PATH] * len(samples)
-    for path, place in first.items():
-        found[place] = KEPT if path in taken else OVER_CAP
+    for place in paths:
+        found[place] = KEPT if place in taken else OVER_CAP
     return found
 
 

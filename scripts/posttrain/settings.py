@@ -379,6 +379,11 @@ def _crossed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
         about = (("evaluate", "relative_tolerance"),)
         yield _fault(("rollouts", "keep_tolerance"), what, counted, also=about)
 
+    if config["rollouts"]["farthest_apart"] and not config["rollouts"]["distinct_paths"]:
+        what = "is true, but rollouts.distinct_paths is not: samples of one path are not apart"
+        about = (("rollouts", "distinct_paths"),)
+        yield _fault(("rollouts", "farthest_apart"), what, False, also=about)
+
     adapters = config["evaluate"]["adapters"]
     named = [(("evaluate", "adapters"), *one) for one in adapters.items()]
     named += [(("convert",), *one) for one in config["convert"].items()]
