@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -103,3 +104,8 @@ def test_with_more_jobs_than_gpus_the_late_ones_share_and_say_so(start, picked):
 
 def test_without_a_gpu_it_is_the_cpu_and_one_line_says_so(picked):
     assert picked(0) == (torch.device("cpu"), ["no GPU found: computing on the CPU"])
+
+
+def test_the_peak_of_memory_is_in_bytes():
+    now = psutil.Process().memory_info().rss
+    assert 0.9 * now < devices.peak_memory() < psutil.virtual_memory().total

@@ -368,7 +368,7 @@ def test_a_server_that_is_not_there_ends_it_in_one_line(tokenizer, here, monkeyp
         opened(nobody, here["tiny/base"], tokenizer)
     line = str(caught.value)
     assert line.startswith("engine: http://127.0.0.1:9/v1 cannot be reached (")
-    assert "start it, or mend engine.url; asked 3 times; what was finished is kept" in line
+    assert "start it, or mend engine.url; asked 3 times; then run it again" in line
 
 
 def test_retry_after_is_heeded(relay, tokenizer):

@@ -1,7 +1,9 @@
 """Where a rule computes, and in which numbers: asked of the machine, never assumed."""
 
 import errno
+import resource
 import socket
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -80,6 +82,14 @@ def ready(model: "PreTrainedModel") -> "PreTrainedModel":
     """Return `model` on the device and in the dtype it is to generate in."""
     device = pick_device()
     return model.to(device=device, dtype=compute_dtype(device)).eval()
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had in use: on its GPU, if it took one."""
+    if pick_device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def describe(threads: int) -> dict[str, Any]:

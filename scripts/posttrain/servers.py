@@ -224,7 +224,7 @@ class Server:
                 log.warning("engine: %s %s; asking again in %.1f s", self.url, fault, pause)
             if stopped.wait(pause):
                 break
-        raise self._fault(f"{fault}; asked {attempt + 1} times; what was finished is kept")
+        raise self._fault(f"{fault}; asked {attempt + 1} times; then run it again")
 
     def _refusal(self, response: "httpx2.Response") -> str:
         """Say with what status, and in which words of its own, the server refuses."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain import adapters, checkpoints, lowrank, weights
-from posttrain.devices import compute_dtype, pick_device
+from posttrain.devices import compute_dtype, peak_memory, pick_device
 from posttrain.errors import MaskError, TrainingError
 from posttrain.likelihood import mean_logprobs, mixes_rows, pack, packed_logprobs
 from posttrain.logs import Progress, log
@@ -106,6 +106,7 @@ def fit(
             progress.advance(1, f"loss {loss:.4f}")
             if kept:
                 kept.save_in_time("training", lambda: (_state(peft_model, optimiser), history))
+    log.info("peak memory: %.1f GB", peak_memory() / 1e9)
     peft_model.eval().to("cpu")
     lowrank.restore(peft_model, exact)
     tensors = adapters.tensors_of(peft_model)
