@@ -33,6 +33,7 @@ MEASURED = {
     "pretrain": [stages.pretrain_rows],
     "train": [
         lambda config: stages.train_rows(embedded(config), config),
+        lambda config: stages.train_rows(embedded(config), config, "rft"),
         lambda config: stages.train_rows(smollm2(config), config),
     ],
     "sample": [

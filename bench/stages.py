@@ -74,12 +74,16 @@ def loop_clock(module: ModuleType) -> Iterator[list[float]]:
         module.Progress = original
 
 
-def train_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
-    """Compare `training.fit` with both trainers, in supervised tokens a second."""
+def train_rows(case: Case, config: Mapping[str, Any], stage: str = "sft") -> list[table.Row]:
+    """Compare `training.fit` with both trainers, in supervised tokens a second.
+
+    Args: stage, whose rows and settings: sft, bare answers, or rft, mostly reasoning.
+    """
+    benchmark = "train" if stage == "sft" else f"train_{stage}"
     count = case.batch_size * case.steps
-    rows = artifacts.read_jsonl("results/tokenized/sft.jsonl")[:count]
+    rows = artifacts.read_jsonl(f"results/tokenized/{stage}.jsonl")[:count]
     recipe = {
-        key: config["sft"][key] for key in ("lora", "learning_rate", "gradient_checkpointing")
+        key: config[stage][key] for key in ("lora", "learning_rate", "gradient_checkpointing")
     }
     recipe |= {"seed": config["seed"], "epochs": 1, "batch_size": case.batch_size}
     order = training.batches(len(rows), case.batch_size, 1, config["seed"])
@@ -139,11 +143,11 @@ def train_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
         if peer in found:
             gap = largest_gap(curves["ours"], curves[peer])
             note += f"; losses of a step at most {gap:.2%} apart"
-        key = ("train", case.name, peer)
+        key = (benchmark, case.name, peer)
         unit = "supervised tokens/s"
         rows_of_table.append(table.row(key, unit, found["ours"], found.get(peer, ()), note))
     done = [rate * work for rate in found["ours"]]
-    return [*rows_of_table, limit_row(("train", case.name), done, found["limit"])]
+    return [*rows_of_table, limit_row((benchmark, case.name), done, found["limit"])]
 
 
 def largest_gap(ours: Sequence[float], theirs: Sequence[float]) -> float:

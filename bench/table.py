@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 COLUMNS = ("benchmark", "model", "peer", "ours", "theirs", "unit", "ratio", "note")
-BENCHMARKS = ("train", "sample", "pretrain", "startup", "noop", "chain")
+BENCHMARKS = ("train", "train_rft", "sample", "pretrain", "startup", "noop", "chain")
 MODELS = ("embedded", "smollm2")
 PEERS = ("origin", "trl", "generate-best", "generate-batch", "limit")
 
