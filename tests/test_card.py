@@ -51,6 +51,7 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> card.Evidence:
             "files": {"model.safetensors": SHA["model"], "tokenizer.json": SHA["tokenizer"]},
             "origin": {"stage": "base_model"},
         },
+        sampler=None,
         evaluation=stage("evaluate", relative_tolerance=0.05),
         summary=[row("base", "none", 2), row("rft", artifacts.sha256_file(weights), 8)],
         comparisons=["rft over base: 6 gained, 0 lost, McNemar p = 0.031"],
@@ -100,6 +101,25 @@ def test_a_base_model_is_named_to_a_hub_if_it_is_the_hubs(evidence, origin, show
     text = card.text(replace(evidence, manifest=evidence.manifest | {"origin": origin}))
     assert ModelCard(text).data.base_model == named
     assert f"Base model: {shown}; sha256: `model.safetensors` {SHA['model']}." in text
+
+
+def test_the_model_that_was_sampled_from_is_named_beside_the_base(evidence):
+    files = {"config.json": SHA["theirs"], "model.safetensors": SHA["code"]}
+    origin = {"model": "org/larger", "commit": "4567def"}
+    text = card.text(replace(evidence, sampler={"files": files, "origin": origin}))
+    said = f"org/larger@4567def; sha256: `model.safetensors` {SHA['code']}."
+    assert f"\n\nModel that round 1 sampled from: {said}\n\n" in text
+    for name, sha256 in files.items():
+        assert [f"sampled from: {name}", sha256] in tables(text)
+    assert ["base model: tokenizer.json", SHA["tokenizer"]] in tables(text)
+    assert ModelCard(text).data.base_model is None, "it is not what the adapter goes on"
+
+
+def test_nothing_is_said_of_a_sampler_that_is_the_base_model(evidence):
+    plain = card.text(evidence)
+    assert "sampled from" not in plain
+    same = {"files": evidence.manifest["files"], "origin": {"folder": "a/copy"}}
+    assert card.text(replace(evidence, sampler=same)) == plain
 
 
 def test_each_figure_stands_with_its_interval_and_comparison(evidence):
