@@ -59,7 +59,7 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> card.Evidence:
             "prompt": "Question: How many gram are there per 6 kg?\nReasoning:",
             "completion": " 6 * 1000 = 6000. <answer>6000</answer>",
         },
-        yields=[{"questions": "100", "solved": "88"}],
+        yields=[{"questions": "100", "solved": "88", "gold_rows": "0"}],
     )
 
 
@@ -122,6 +122,36 @@ def test_nothing_is_said_of_a_sampler_that_is_the_base_model(evidence):
     assert card.text(replace(evidence, sampler=same)) == plain
 
 
+@pytest.mark.parametrize(
+    ("before", "reasoning"),
+    [
+        ([], "sampled reasoning"),
+        (["generate_rft_data", "gather_rollouts"], "sampled reasoning"),
+        (["import_rollouts"], "reasoning from a given file, none of it sampled here,"),
+        (["seed1_import_rollouts"], "reasoning from a given file, none of it sampled here,"),
+        (
+            ["import_rollouts", "generate_rft_data"],
+            "reasoning from a given file and, in later rounds, sampled here,",
+        ),
+    ],
+)
+def test_it_says_where_the_reasoning_came_from(evidence, before, reasoning):
+    stages = {f"results/{name}_receipt.json": stage(name) for name in before}
+    for path, receipt in stages.items():
+        artifacts.write_json(path, receipt)
+    text = card.text(replace(evidence, stages=stages | dict(evidence.stages)))
+    how = f"(arXiv 2308.01825) on {reasoning} whose answer and every equation a program found right"
+    assert f"{how}.\n\nBase model: " in text
+
+
+def test_it_says_that_rows_without_reasoning_were_trained_on_too(evidence):
+    rounds = [{"questions": "100", "gold_rows": count} for count in ("5", "3", "0")]
+    said = "found right, and on the bare true answers to some questions of which no reasoning was "
+    for count in (1, 2, 3):
+        text = card.text(replace(evidence, yields=rounds[:count]))
+        assert (f"{said}kept.\n\nBase model: " in text) == (count < 3), "the chosen round's count"
+
+
 def test_each_figure_stands_with_its_interval_and_comparison(evidence):
     text = card.text(evidence)
     for model in evidence.summary:
@@ -140,7 +170,7 @@ def test_recipe_data_and_lineage_are_those_of_the_receipts(evidence):
         ["rft_train", "wording", '"a \0 b\\nc"'],
         ["evaluate", "relative_tolerance", "0.05"],
         ["torch", "2.13.0"],
-        ["100", "88"],
+        ["100", "88", "0"],
         ["base model: tokenizer.json", SHA["tokenizer"]],
         ["rft_train: code", artifacts.sha256_json({"scripts/x.py": SHA["code"]})],
         *(

@@ -14,8 +14,8 @@ from posttrain import artifacts
 
 ABOUT = {
     "sft": "supervised fine-tuning on bare answers",
-    "rft": "rejection-sampling fine-tuning (arXiv 2308.01825) on sampled reasoning whose answer "
-    "and every equation a program found right",
+    "rft": "rejection-sampling fine-tuning (arXiv 2308.01825) on {reasoning} whose answer "
+    "and every equation a program found right{gold}",
 }
 SHOWN = 12  # digits of a sha256 that a table of figures has room for
 
@@ -120,13 +120,33 @@ def _metadata(evidence: Evidence) -> str:
 
 
 def _what(evidence: Evidence) -> str:
-    made = ABOUT.get(evidence.model)
+    made = ABOUT.get(evidence.model, "").format(
+        reasoning=_reasoning(evidence), gold=_gold(evidence)
+    )
     how = f"made by {made}" if made else "of somebody else's making, scored beside the others"
     unknown = "" if evidence.stages else " It has no receipt: what made it is not known."
     told = f"A LoRA adapter, {how}.{unknown}\n\nBase model: {_named(evidence.manifest)}."
     if sampler := _other_sampler(evidence):
         told += f"\n\nModel that round 1 sampled from: {_named(sampler)}."
     return told
+
+
+def _reasoning(evidence: Evidence) -> str:
+    """Return where the reasoning came from that the rows of rft were taken from."""
+    # In a sweep the names of a run's rules begin with the run's.
+    stages = [receipt["stage"] for receipt in evidence.stages.values()]
+    if not any(stage.endswith("import_rollouts") for stage in stages):
+        return "sampled reasoning"
+    if any(stage.endswith("generate_rft_data") for stage in stages):
+        return "reasoning from a given file and, in later rounds, sampled here,"
+    return "reasoning from a given file, none of it sampled here,"
+
+
+def _gold(evidence: Evidence) -> str:
+    """Return what is to be said of rows without reasoning, as counted for the chosen round."""
+    if not evidence.yields or evidence.yields[-1]["gold_rows"] == "0":
+        return ""
+    return ", and on the bare true answers to some questions of which no reasoning was kept"
 
 
 def _other_sampler(evidence: Evidence) -> Row | None:
