@@ -5,11 +5,7 @@
 # are one.
 STEPS = {
     "base_model": {"receipts": [BASE_MODEL], "times": []},
-    **(
-        {"sampler_model": {"receipts": [SAMPLER], "times": []}}
-        if SAMPLER != BASE_MODEL and 1 in SAMPLED_ROUNDS
-        else {}
-    ),
+    **({"sampler_model": {"receipts": [SAMPLER], "times": []}} if OTHER_SAMPLER else {}),
     "questions": jobs_of(rules.questions),
     "tokenize_sft": jobs_of(rules.tokenize_sft),
     "sft_train": jobs_of(rules.sft_train),

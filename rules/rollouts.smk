@@ -61,6 +61,8 @@ rule generate_rft_data:
 
 # Those that are sampled here: the first may be somebody's own.
 SAMPLED_ROUNDS = ROUNDS[1:] if config["rollouts"]["file"] else ROUNDS
+# The manifest of the model that the first round was sampled from, where it is not the base model.
+OTHER_SAMPLER = [SAMPLER] if SAMPLER != BASE_MODEL and 1 in SAMPLED_ROUNDS else []
 SHARD_FILES = expand(
     rules.generate_rft_data.output,
     round=SAMPLED_ROUNDS,

@@ -102,6 +102,7 @@ rule merge_adapter:
 rule model_card:
     input:
         base=BASE_MODEL,
+        sampler=lambda wildcards: OTHER_SAMPLER if wildcards.model == "rft" else [],
         adapter=lambda wildcards: adapter_files(wildcards.model),
         stages=lambda wildcards: STAGES[wildcards.model],
         data=lambda wildcards: [
@@ -147,6 +148,7 @@ rule bundle:
         summary=rules.summary.output.table,
         results=[
             BASE_MODEL,
+            *OTHER_SAMPLER,
             *rules.questions.output,
             *[path for s in ("sft", "rft") for path in adapter_files(s)],
             *expand("results/{stage}/history.csv", stage=("sft", "rft")),

@@ -15,6 +15,7 @@ with jobs.running(snakemake.log[0]):
         data=[*given.data, *(path for path in given.rows if path in written)],
         stages=stages,
         manifest=artifacts.read_json(given.base),
+        sampler=next(map(artifacts.read_json, given.sampler), None),
         evaluation=artifacts.read_json(given.evaluation),
         summary=artifacts.read_csv(given.summary),
         comparisons=[

@@ -478,6 +478,19 @@ def test_a_damaged_adapter_is_refused_with_the_command_that_trains_it_again(base
     )
 
 
+@pytest.mark.parametrize("place", ["sft", "rft", "rft/round1"])
+def test_in_a_sweep_it_is_removed_and_the_sweep_run_again(base, folder, place):
+    """Its rules have other names, and stand in a snakefile that is not known."""
+    there = Path("results/sweeps/seed1") / place
+    shutil.copytree(folder, there)
+    flip(there / WEIGHTS)
+    rounds = f" and {there}/round*/{WEIGHTS}" if place == "rft" else ""  # it is a copy of one
+    assert refusal(lambda: adapters.load(base, there)).endswith(
+        f"; to train it again: remove {there / WEIGHTS}{rounds} and run the sweep again, with the "
+        "command that it was run with"
+    )
+
+
 def test_a_pickle_that_would_run_code_never_runs(base, folder, tmp_path):
     class Trap:
         def __reduce__(self) -> tuple:

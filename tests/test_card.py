@@ -51,6 +51,7 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> card.Evidence:
             "files": {"model.safetensors": SHA["model"], "tokenizer.json": SHA["tokenizer"]},
             "origin": {"stage": "base_model"},
         },
+        sampler=None,
         evaluation=stage("evaluate", relative_tolerance=0.05),
         summary=[row("base", "none", 2), row("rft", artifacts.sha256_file(weights), 8)],
         comparisons=["rft over base: 6 gained, 0 lost, McNemar p = 0.031"],
@@ -58,7 +59,7 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> card.Evidence:
             "prompt": "Question: How many gram are there per 6 kg?\nReasoning:",
             "completion": " 6 * 1000 = 6000. <answer>6000</answer>",
         },
-        yields=[{"questions": "100", "solved": "88"}],
+        yields=[{"questions": "100", "solved": "88", "gold_rows": "0"}],
     )
 
 
@@ -102,6 +103,55 @@ def test_a_base_model_is_named_to_a_hub_if_it_is_the_hubs(evidence, origin, show
     assert f"Base model: {shown}; sha256: `model.safetensors` {SHA['model']}." in text
 
 
+def test_the_model_that_was_sampled_from_is_named_beside_the_base(evidence):
+    files = {"config.json": SHA["theirs"], "model.safetensors": SHA["code"]}
+    origin = {"model": "org/larger", "commit": "4567def"}
+    text = card.text(replace(evidence, sampler={"files": files, "origin": origin}))
+    said = f"org/larger@4567def; sha256: `model.safetensors` {SHA['code']}."
+    assert f"\n\nModel that round 1 sampled from: {said}\n\n" in text
+    for name, sha256 in files.items():
+        assert [f"sampled from: {name}", sha256] in tables(text)
+    assert ["base model: tokenizer.json", SHA["tokenizer"]] in tables(text)
+    assert ModelCard(text).data.base_model is None, "it is not what the adapter goes on"
+
+
+def test_nothing_is_said_of_a_sampler_that_is_the_base_model(evidence):
+    plain = card.text(evidence)
+    assert "sampled from" not in plain
+    same = {"files": evidence.manifest["files"], "origin": {"folder": "a/copy"}}
+    assert card.text(replace(evidence, sampler=same)) == plain
+
+
+@pytest.mark.parametrize(
+    ("before", "reasoning"),
+    [
+        ([], "sampled reasoning"),
+        (["generate_rft_data", "gather_rollouts"], "sampled reasoning"),
+        (["import_rollouts"], "reasoning from a given file, none of it sampled here,"),
+        (["seed1_import_rollouts"], "reasoning from a given file, none of it sampled here,"),
+        (
+            ["import_rollouts", "generate_rft_data"],
+            "reasoning from a given file and, in later rounds, sampled here,",
+        ),
+    ],
+)
+def test_it_says_where_the_reasoning_came_from(evidence, before, reasoning):
+    stages = {f"results/{name}_receipt.json": stage(name) for name in before}
+    for path, receipt in stages.items():
+        artifacts.write_json(path, receipt)
+    text = card.text(replace(evidence, stages=stages | dict(evidence.stages)))
+    how = f"(arXiv 2308.01825) on {reasoning} whose answer and every equation a program found right"
+    assert f"{how}.\n\nBase model: " in text
+
+
+def test_it_says_that_rows_without_reasoning_were_trained_on_too(evidence):
+    rounds = [{"questions": "100", "gold_rows": count} for count in ("5", "3", "0")]
+    said = "found right, and on the bare true answers to some questions of which no reasoning was "
+    for count in (1, 2, 3):
+        text = card.text(replace(evidence, yields=rounds[:count]))
+        assert (f"{said}kept.\n\nBase model: " in text) == (count < 3), "the chosen round's count"
+
+
 def test_each_figure_stands_with_its_interval_and_comparison(evidence):
     text = card.text(evidence)
     for model in evidence.summary:
@@ -120,7 +170,7 @@ def test_recipe_data_and_lineage_are_those_of_the_receipts(evidence):
         ["rft_train", "wording", '"a \0 b\\nc"'],
         ["evaluate", "relative_tolerance", "0.05"],
         ["torch", "2.13.0"],
-        ["100", "88"],
+        ["100", "88", "0"],
         ["base model: tokenizer.json", SHA["tokenizer"]],
         ["rft_train: code", artifacts.sha256_json({"scripts/x.py": SHA["code"]})],
         *(

@@ -13,8 +13,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from test_selection import kept_of
 
-from posttrain import ancestry, artifacts, lineage
-from posttrain.errors import PosttrainError, ScoringError
+from posttrain import ancestry, artifacts, bundle, lineage
+from posttrain.errors import BundleError, PosttrainError, ScoringError
 
 HOME = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((HOME / "schemas/receipt.schema.yaml").read_text(encoding="utf-8"))
@@ -507,6 +507,37 @@ def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypa
     artifacts.write_json("sft_receipt.json", stated)
     with pytest.raises(ScoringError, match=r"^sft_receipt\.json was edited by hand"):
         lineage.refuse_changed(["sft_receipt.json"])
+
+
+@pytest.mark.parametrize(
+    ("folder", "remedy"),
+    [
+        ("results", "make it again: snakemake --force {}"),
+        (
+            "results/sweeps/seed1",
+            "remove {} and run the sweep again, with the command that it was run with",
+        ),
+    ],
+)
+def test_what_is_refused_is_told_with_what_makes_it_again(folder, remedy, tmp_path, monkeypatch):
+    """No command names a sweep's file without the snakefile of the sweep, which is not known."""
+    monkeypatch.chdir(tmp_path)
+    row, path = write(f"{folder}/sft_eval.csv", "before"), f"{folder}/sft_receipt.json"
+    origin = lineage.origin("evaluate", {"code": [write("stage.py", "x = 1")]}, {}, {})
+    stated = lineage.receipt(origin, {"row": row})
+    artifacts.write_json(path, stated)
+    write(row, "after")
+    with pytest.raises(ScoringError) as caught:
+        lineage.refuse_changed([path])
+    changed = f"{row} was changed since it was written"
+    assert str(caught.value) == f"{changed}, by {path}; {remedy.format(row)}"
+    with pytest.raises(BundleError) as caught:
+        bundle.refuse_changed([row], [stated])
+    assert str(caught.value) == f"{changed}; {remedy.format(row)}"
+    artifacts.write_json(path, stated | {"settings": {"seed": 1}})
+    with pytest.raises(ScoringError) as caught:
+        lineage.read_receipt(path)
+    assert str(caught.value) == f"{path} was edited by hand; {remedy.format(path)}"
 
 
 @pytest.mark.parametrize("changed", ["inputs", "code"])

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.chain, pytest.mark.long]
 OURS = ("README.md", "adapter_config.json", "adapter_model.safetensors", "card_receipt.json")
 OURS += ("history.csv", "receipt.json")
 OF_ROUNDS = ("rounds.csv", "rounds_receipt.json", "round1/history.csv", "round1/receipt.json")
+LARGER = f"org/larger@{'a' * 40}"
 
 
 def made(chain: Chain, *targets: str, overlay: str | None = None) -> Said:
@@ -198,6 +199,25 @@ def test_a_bundle_holds_what_was_refused_of_rollouts_that_were_given(tmp_path: P
     inputs = re.search(r"(?m)^rule bundle:\n    input: (.*)$", said.text)[1].split(", ")
     assert "results/rollouts/round1_receipt.json" in inputs
     assert ("results/rollouts/round1_refused.csv" in inputs) == (file is not None)
+
+
+@pytest.mark.parametrize(
+    ("model", "file"), [(LARGER, None), (LARGER, "mine.json"), (None, None)], ids=str
+)
+def test_the_model_that_was_sampled_from_is_told_of(
+    tmp_path: Path, model: str | None, file: str | None
+):
+    plain = fresh_clone(tmp_path / "workflow")
+    (plain / "mine.json").write_text("[]")
+    overlay = plain.overlay({"rollouts": {"file": file, "model": model}})
+    said = plain.plan("--configfile", TINY, overlay, "--", "results/bundle.zip")
+    jobs = re.findall(r"(?m)^rule (\w+):\n    input: (.*)\n    output: (.*)$", said.text)
+    cards = {made.split("/")[1]: read for rule, read, made in jobs if rule == "model_card"}
+    [bundled] = [read for rule, read, _ in jobs if rule == "bundle"]
+    sampler = "resources/sampler_model/manifest.json"
+    is_told = model is not None and file is None  # where a file stands in, nothing was sampled
+    assert (sampler in cards["rft"]) == (sampler in bundled) == is_told
+    assert sampler not in cards["sft"]
 
 
 def test_a_bundle_made_again_has_the_same_bytes(chain: Chain):

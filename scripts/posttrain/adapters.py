@@ -415,7 +415,12 @@ def _remedied(folder: Path) -> Iterator[None]:
         yield
     except AdapterError as error:
         is_ours = (folder / RECEIPT).is_file()
-        if is_ours and folder.parts[0] == "results":
+        if is_ours and lineage.is_of_sweep(folder):
+            copied = f" and {folder}/round*/{WEIGHTS}" if folder.name == "rft" else ""
+            remedy = (
+                f"to train it again: remove {folder / WEIGHTS}{copied} and {lineage.SWEEP_AGAIN}"
+            )
+        elif is_ours and folder.parts[0] == "results":
             # Of rounds the training makes the first: what stands above them is a copy.
             stage = f"{folder.name if folder.parent.name != 'rft' else 'rft'}_train"
             remedy = f"to train it again: snakemake {folder / WEIGHTS} --forcerun {stage}"

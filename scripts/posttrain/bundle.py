@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from posttrain import artifacts
+from posttrain import artifacts, lineage
 from posttrain.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -80,7 +80,7 @@ def refuse_changed(paths: Iterable[str], receipts: Iterable[Mapping[str, Any]]) 
     for path in paths:
         if path in stated and artifacts.sha256_file(path) != stated[path]:
             raise BundleError(
-                f"{path} was changed since it was written; make it again: snakemake --force {path}"
+                f"{path} was changed since it was written; {lineage.made_again(path)}"
             )
 
 

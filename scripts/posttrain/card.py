@@ -14,8 +14,8 @@ from posttrain import artifacts
 
 ABOUT = {
     "sft": "supervised fine-tuning on bare answers",
-    "rft": "rejection-sampling fine-tuning (arXiv 2308.01825) on sampled reasoning whose answer "
-    "and every equation a program found right",
+    "rft": "rejection-sampling fine-tuning (arXiv 2308.01825) on {reasoning} whose answer "
+    "and every equation a program found right{gold}",
 }
 SHOWN = 12  # digits of a sha256 that a table of figures has room for
 
@@ -27,10 +27,11 @@ class Evidence:
     """All that a card of `model` is written from.
 
     adapter_files and data: paths. stages: receipts by their path, in the order of the chain, the
-    training last; none for somebody else's adapter. manifest: the base model's. evaluation: the
-    receipt of the model's evaluation. summary: its rows. comparisons: lines about `model`.
-    example: one of its predictions. yields: what sampling brought, by round; empty where nothing
-    was sampled.
+    training last; none for somebody else's adapter. manifest: the base model's. sampler: that of
+    the model that the first round's rollouts were sampled from, None where the config names none.
+    evaluation: the receipt of the model's evaluation. summary: its rows. comparisons: lines about
+    `model`. example: one of its predictions. yields: what sampling brought, by round; empty where
+    nothing was sampled.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Evidence:
     data: Sequence[str]
     stages: Mapping[str, Row]
     manifest: Row
+    sampler: Row | None
     evaluation: Row
     summary: Sequence[Mapping[str, str]]
     comparisons: Sequence[str]
@@ -118,16 +120,49 @@ def _metadata(evidence: Evidence) -> str:
 
 
 def _what(evidence: Evidence) -> str:
-    files = evidence.manifest["files"]
-    weights = ", ".join(f"`{n}` {files[n]}" for n in sorted(files) if n.endswith(".safetensors"))
-    made = ABOUT.get(evidence.model)
+    made = ABOUT.get(evidence.model, "").format(
+        reasoning=_reasoning(evidence), gold=_gold(evidence)
+    )
     how = f"made by {made}" if made else "of somebody else's making, scored beside the others"
     unknown = "" if evidence.stages else " It has no receipt: what made it is not known."
-    return f"A LoRA adapter, {how}.{unknown}\n\nBase model: {_base(evidence)}; sha256: {weights}."
+    told = f"A LoRA adapter, {how}.{unknown}\n\nBase model: {_named(evidence.manifest)}."
+    if sampler := _other_sampler(evidence):
+        told += f"\n\nModel that round 1 sampled from: {_named(sampler)}."
+    return told
 
 
-def _base(evidence: Evidence) -> str:
-    match evidence.manifest["origin"]:
+def _reasoning(evidence: Evidence) -> str:
+    """Return where the reasoning came from that the rows of rft were taken from."""
+    # In a sweep the names of a run's rules begin with the run's.
+    stages = [receipt["stage"] for receipt in evidence.stages.values()]
+    if not any(stage.endswith("import_rollouts") for stage in stages):
+        return "sampled reasoning"
+    if any(stage.endswith("generate_rft_data") for stage in stages):
+        return "reasoning from a given file and, in later rounds, sampled here,"
+    return "reasoning from a given file, none of it sampled here,"
+
+
+def _gold(evidence: Evidence) -> str:
+    """Return what is to be said of rows without reasoning, as counted for the chosen round."""
+    if not evidence.yields or evidence.yields[-1]["gold_rows"] == "0":
+        return ""
+    return ", and on the bare true answers to some questions of which no reasoning was kept"
+
+
+def _other_sampler(evidence: Evidence) -> Row | None:
+    """Return the sampler's manifest if it is another model than the base model, by its bytes."""
+    sampler = evidence.sampler
+    return sampler if sampler and sampler["files"] != evidence.manifest["files"] else None
+
+
+def _named(manifest: Row) -> str:
+    files = manifest["files"]
+    weights = ", ".join(f"`{n}` {files[n]}" for n in sorted(files) if n.endswith(".safetensors"))
+    return f"{_origin(manifest)}; sha256: {weights}"
+
+
+def _origin(manifest: Row) -> str:
+    match manifest["origin"]:
         case {"model": name, "commit": commit}:
             return f"{name}@{commit}"
         case {"folder": folder}:
@@ -212,8 +247,12 @@ def _rows_of(path: str) -> tuple[str, int, str]:
 def _lineage(evidence: Evidence) -> Iterable[tuple[str, str]]:
     for path in evidence.adapter_files:
         yield path, artifacts.sha256_file(path)
-    for name, sha256 in sorted(evidence.manifest["files"].items()):
-        yield f"base model: {name}", sha256
+    for role, manifest in (
+        ("base model", evidence.manifest),
+        ("sampled from", _other_sampler(evidence)),
+    ):
+        for name, sha256 in sorted(manifest["files"].items() if manifest else ()):
+            yield f"{role}: {name}", sha256
     for path, receipt in evidence.stages.items():
         yield f"{receipt['stage']}: receipt {path}", artifacts.sha256_file(path)
         yield f"{receipt['stage']}: code", artifacts.sha256_json(receipt["code"])

@@ -12,6 +12,10 @@ from posttrain import artifacts
 from posttrain.errors import ScoringError
 from posttrain.imports import library_versions
 
+# What a sweep wrote has rules in a snakefile of the sweep's own, not known here: no command can be
+# told that makes it again. But what is not there is made again.
+SWEEP_AGAIN = "run the sweep again, with the command that it was run with"
+
 
 def hashes(named: Mapping[str, str | Iterable[str]]) -> dict[str, str]:
     """Return path -> sha256 for the values of a mapping of names to one or several paths."""
@@ -53,8 +57,20 @@ def read_receipt(path: str | Path) -> dict[str, Any]:
     """Read a receipt. Raises ScoringError where its seal is broken."""
     found = artifacts.read_json(path)
     if found["seal"] != seal(found):
-        raise ScoringError(f"{path} was edited by hand; make it again: snakemake --force {path}")
+        raise ScoringError(f"{path} was edited by hand; {made_again(path)}")
     return found
+
+
+def is_of_sweep(path: str | Path) -> bool:
+    """Return whether `path`, from the folder of the runs, is among what a sweep writes."""
+    return Path(path).parts[:2] == ("results", "sweeps")
+
+
+def made_again(path: str | Path) -> str:
+    """Return how a person has an output made again."""
+    if is_of_sweep(path):
+        return f"remove {path} and {SWEEP_AGAIN}"
+    return f"make it again: snakemake --force {path}"
 
 
 def origin_of_rule(
@@ -106,5 +122,5 @@ def refuse_changed(receipt_paths: Iterable[str]) -> None:
             if artifacts.sha256_file(path) != stated:
                 raise ScoringError(
                     f"{path} was changed since it was written, by {receipt_path}; "
-                    f"make it again: snakemake --force {path}"
+                    f"{made_again(path)}"
                 )
