@@ -356,7 +356,7 @@ def test_an_answer_that_is_not_what_was_asked_for_ends_it_in_one_line(relay, tok
 
 def test_a_fault_that_stays_ends_it_in_one_line(relay, tokenizer):
     relay.faults += ["503"] * 99
-    with pytest.raises(EngineError, match=r"status 503: .*; asked 3 times; what was finished"):
+    with pytest.raises(EngineError, match=r"status 503: .*; asked 3 times; then run it again"):
         completed(served(relay, tokenizer, concurrency=1), tokenizer, asked(tokenizer))
     assert len(relay.asked) <= 5, "the rest is not asked for"
 
