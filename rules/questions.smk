@@ -22,6 +22,8 @@ rule questions:
         "benchmarks/questions.tsv"
     conda:
         "../envs/light.yaml"
+    # First of all: what is wrong with a person's questions must not come out after the pretraining.
+    priority: 1
     params:
         recipe=settings_of(
             task="task",
