@@ -20,10 +20,10 @@ rule questions:
         "logs/questions.log",
     benchmark:
         "benchmarks/questions.tsv"
-    conda:
-        "../envs/light.yaml"
     # First of all: what is wrong with a person's questions must not come out after the pretraining.
     priority: 1
+    conda:
+        "../envs/light.yaml"
     params:
         recipe=settings_of(
             task="task",
