@@ -10,6 +10,7 @@ states, and names it.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -48,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     main()

@@ -4,6 +4,7 @@ python scripts/show_rows.py results/tokenized/sft.jsonl --rows 3
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -32,4 +33,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     main()
