@@ -507,6 +507,10 @@ def test_a_figure_edited_after_its_evaluation_is_not_gathered(tmp_path, monkeypa
     artifacts.write_json("sft_receipt.json", stated)
     with pytest.raises(ScoringError, match=r"^sft_receipt\.json was edited by hand"):
         lineage.refuse_changed(["sft_receipt.json"])
+    del stated["seal"]
+    artifacts.write_json("sft_receipt.json", stated)
+    with pytest.raises(ScoringError, match=r"^sft_receipt\.json was edited by hand"):
+        lineage.refuse_changed(["sft_receipt.json"])
 
 
 @pytest.mark.parametrize(
