@@ -3,10 +3,14 @@
 import pytest
 import torch
 from models_for_tests import WORDS, llama, parrot, word_tokenizer
+from peft import LoraConfig, get_peft_model
 from scipy.stats import chisquare
 from transformers import (
+    DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -14,7 +18,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from posttrain import kv_cache, sampling, scoring, task_units
+from posttrain import batches, decoding, kv_cache, sampling, scoring, task_units
 from posttrain.answers import CLOSE
 from posttrain.errors import ModelError, ScoringError
 
@@ -116,15 +120,25 @@ def test_each_prompt_gets_as_many_completions_as_asked(model, tokenizer, prompts
 
 @pytest.fixture
 def forwards(model, monkeypatch):
-    """Return a list to which each forward pass of the model adds the shape of its input ids."""
+    """Return a list to which each pass through the model adds the shape of what it reads."""
     shapes = []
-    forward = model.forward
+    forward, step_of = model.forward, sampling.step_of
 
     def counted(*args, **kwargs):
         shapes.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
+    def counted_step_of(given):
+        step = step_of(given)
+
+        def counted_step(ids, *others):
+            shapes.append((len(ids), 1))
+            return step(ids, *others)
+
+        return counted_step
+
     monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr(sampling, "step_of", counted_step_of)
     return shapes
 
 
@@ -134,15 +148,17 @@ def test_taking_finished_rows_out_or_replacing_them_changes_no_other(
     model, tokenizer, prompts, reference, share, batch_size, monkeypatch, forwards
 ):
     """From at once to never; bits may differ by what is computed together, choices must not."""
-    monkeypatch.setattr(sampling, "FINISHED_SHARE", share)
+    monkeypatch.setattr(batches, "FINISHED_SHARE", share)
     ours = texts(completed(model, tokenizer, prompts, batch_size=batch_size))
     assert ours == [[text] for text in reference]
     read = [lines for lines, width in forwards if width > 1]
     assert sum(read) == len(prompts)
     if batch_size < len(prompts):
-        assert (len(read) > len(prompts) // batch_size) is (share < 1), (
-            "replaced while others go on"
-        )
+        noted = [min(len(text.split()) + 1, NEW_TOKENS) for text in reference]
+        groups = [noted[n : n + batch_size] for n in range(0, len(noted), batch_size)]
+        one_after_another = sum(max(group) - 1 for group in groups)
+        passes = len(forwards) - len(read)
+        assert (passes < one_after_another) is (share < 1), "replaced while others go on"
     else:
         assert (forwards[-1][0] < len(prompts)) is (share < 1), "taken out while others go on"
 
@@ -158,12 +174,13 @@ def test_a_prompt_is_read_once_for_all_its_samples(model, tokenizer, prompts, fo
     assert {lines for lines, width in forwards[:last] if width == 1} == {batch_size}
 
 
-@pytest.mark.parametrize("added", [1, 5, 100])
+@pytest.mark.parametrize(("added", "width"), [(1, 1), (5, 8), (100, 32)])
 def test_dropping_and_adding_columns_changes_nothing(
-    model, tokenizer, prompts, reference, added, monkeypatch
+    model, tokenizer, prompts, reference, added, width, monkeypatch
 ):
     """The cache never holds many columns more than its longest completion needs."""
     monkeypatch.setattr(kv_cache, "ADDED", added)
+    monkeypatch.setattr(kv_cache, "COLUMNS", width)
     columns = []
     advance = kv_cache.ColumnCache.advance
 
@@ -174,7 +191,7 @@ def test_dropping_and_adding_columns_changes_nothing(
     monkeypatch.setattr(kv_cache.ColumnCache, "advance", watched)
     assert texts(completed(model, tokenizer, prompts, batch_size=4)) == [[t] for t in reference]
     assert len(columns) > NEW_TOKENS, "several batches one after another"
-    assert max(columns) <= max(map(len, prompts)) + NEW_TOKENS + added
+    assert max(columns) < max(map(len, prompts)) + NEW_TOKENS + added + width
 
 
 @pytest.mark.parametrize(
@@ -210,6 +227,111 @@ def test_a_model_with_more_than_keys_and_values_is_refused(tokenizer, prompts):
     config = MambaConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, eos_token_id=1)
     with pytest.raises(ModelError, match="something else than keys and values"):
         completed(MambaForCausalLM(config).eval(), tokenizer, prompts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 1, "head_dim": 8},
+        {"tie_word_embeddings": False},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
+    ],
+    ids=["shared heads", "own heads", "one key", "own head", "stretched positions"],
+)
+def test_the_pass_written_out_gives_the_logits_of_transformers(changes):
+    """Lines of other lengths, prompts padded on the left, gains that are not 1."""
+    own = odd_llama(**changes)
+    assert decoding.is_plain_llama(own)
+    generator = torch.Generator().manual_seed(2)
+    texts = torch.randint(0, WORDS, (3, 9), generator=generator)
+    starts = torch.tensor([0, 2, 5])
+    positions = torch.arange(9) - starts[:, None]
+    own_columns = positions >= 0
+    read = DynamicCache()
+    with torch.inference_mode():
+        expected = own(
+            input_ids=texts,
+            attention_mask=own_columns,
+            position_ids=positions.clamp(min=0),
+            past_key_values=DynamicCache(),
+        ).logits[:, -1]
+        own(
+            input_ids=texts[:, :-1],
+            attention_mask=own_columns[:, :-1],
+            position_ids=positions[:, :-1].clamp(min=0),
+            past_key_values=read,
+        )
+        cache = kv_cache.ColumnCache(read, 3, 8)
+        cache.place(torch.arange(3), read, torch.arange(3))
+        cache.advance(8)
+        mask = torch.zeros(3, cache.columns, dtype=torch.bool)
+        mask[:, :9] = own_columns
+        logits = decoding.step_of(own)(texts[:, -1], positions[:, -1], mask, cache)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_bias": True},
+        {"mlp_bias": True},
+        {"hidden_act": "gelu"},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_llama_with_something_more_is_left_to_transformers(changes):
+    assert not decoding.is_plain_llama(odd_llama(**changes))
+
+
+def test_a_model_with_an_adapter_is_left_to_transformers():
+    wrapped = get_peft_model(odd_llama(), LoraConfig(target_modules=["q_proj"]))
+    assert not decoding.is_plain_llama(wrapped)
+    assert not decoding.is_plain_llama(wrapped.get_base_model())
+
+
+def odd_llama(**changes):
+    """A Llama none of whose weights is what it is made with: an error in one would be seen."""
+    torch.manual_seed(4)
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2} | changes
+    config = LlamaConfig(
+        vocab_size=WORDS, intermediate_size=48, num_hidden_layers=2, initializer_range=0.3, **shape
+    )
+    own = LlamaForCausalLM(config).eval()
+    for name, part in own.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(part, 0.5, 1.5)
+    return own
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_parts_of_a_batch_write_the_same_however_many_threads_there_are(
+    model, tokenizer, prompts, monkeypatch, threads
+):
+    """Each prompt's completions come in its place, whichever part has written them."""
+    counts = [1, 5, 2, 9, 1, 1, 3] + [2] * (len(prompts) - 7)
+    whole = drawn(model, tokenizer, prompts, 0, counts=counts, batch_size=100)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(sampling, "PART", 8)
+    try:
+        torch.set_num_threads(threads)
+        parted = drawn(model, tokenizer, prompts, 0, counts=counts, batch_size=24)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert list(map(len, parted)) == counts
+    assert parted == whole
+
+
+def test_an_error_in_a_part_ends_the_call(model, tokenizer, prompts, monkeypatch):
+    monkeypatch.setattr(sampling, "PART", 8)
+    broken = llama(WORDS)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ScoringError, match="NaN"):
+        completed(broken, tokenizer, prompts, batch_size=24)
 
 
 @pytest.mark.parametrize("heads", [2, 6])
@@ -263,7 +385,7 @@ def test_no_draw_chooses_a_token_without_probability():
     logits = torch.full((2, 6), -torch.inf)
     logits[:, 1:4] = torch.tensor([0.3, 0.1, 0.2])
     draws = torch.tensor([0.0, 1 - 2**-24])
-    assert sampling._choose(logits, 1.0, draws).tolist() == [1, 3]
+    assert batches.choose(logits, 1.0, draws).tolist() == [1, 3]
 
 
 @torch.no_grad()

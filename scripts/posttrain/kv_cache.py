@@ -18,8 +18,9 @@ from transformers.masking_utils import sdpa_mask
 
 from posttrain.errors import ModelError
 
-# Columns added at once: few are read for nothing, many are seldom copied.
-ADDED = 16
+# Columns come in so many: softmax in bfloat16 takes twice as long over a width between. At least
+# ADDED are new, so that they are seldom copied.
+COLUMNS, ADDED = 32, 8
 ATTENTION = "posttrain_decoding"
 
 
@@ -38,7 +39,7 @@ class ColumnCache(Cache):
                 "models with attention alone can be sampled"
             )
         self.longest_prompt = self.end = longest_prompt
-        self.columns = longest_prompt + ADDED
+        self.columns = _width(longest_prompt)
         super().__init__(layers=[_Layer(self, layer, lines) for layer in like.layers])
 
     def place(self, lines: Tensor, prompts: DynamicCache, rows: Tensor) -> None:
@@ -62,13 +63,19 @@ class ColumnCache(Cache):
         """
         if self.end == self.columns:
             kept = max(needed, self.longest_prompt)
+            columns = _width(kept)
             for layer in self.layers:
                 layer.keys, layer.values = (
-                    pad(part[:, :, self.end - kept :], (0, 0, 0, ADDED))
+                    pad(part[:, :, self.end - kept :], (0, 0, 0, columns - kept))
                     for part in (layer.keys, layer.values)
                 )
-            self.end, self.columns = kept, kept + ADDED
+            self.end, self.columns = kept, columns
         self.end += 1
+
+
+def _width(kept: int) -> int:
+    """Return the columns of a cache of which so many are taken."""
+    return -(-(kept + ADDED) // COLUMNS) * COLUMNS
 
 
 class _Layer(DynamicLayer):

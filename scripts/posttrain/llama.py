@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from posttrain.rms_norm import RmsNorm
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
@@ -24,24 +26,6 @@ FUSED = {
     "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
 }
-
-
-class _Norm(Function):
-    """RMS norm of x (N, H) with a gain of 1; the mean in float32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = (norm.square() / x.shape[-1] + epsilon).rsqrt().to(x.dtype)
-        y = x * scale
-        ctx.save_for_backward(y, scale)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        y, scale = ctx.saved_tensors
-        along = (gradient * y).sum(-1, keepdim=True, dtype=torch.float32) / y.shape[-1]
-        return torch.addcmul(gradient, y, along.to(y.dtype), value=-1).mul_(scale), None
 
 
 class _Gate(Function):
@@ -193,15 +177,15 @@ class Llama:
         x = torch.nn.functional.embedding(ids.flatten(), self.embedding, self.stop).to(dtype)
         by_layer = zip(*(rounded[name].unbind() for name in FUSED), strict=True)
         for qkv, out, gate, up, down in by_layer:
-            heads = (_Norm.apply(x, self.epsilon) @ qkv.T).view(batch, length, -1, self.size)
+            heads = (RmsNorm.apply(x, self.epsilon) @ qkv.T).view(batch, length, -1, self.size)
             mixed = _Attention.apply(heads, self.kv_heads, turns)
             x = torch.addmm(x, mixed.flatten(0, 1), out.T)
-            y = _Norm.apply(x, self.epsilon)
+            y = RmsNorm.apply(x, self.epsilon)
             x = torch.addmm(x, _Gate.apply(y @ gate.T, y @ up.T), down.T)
         targets = torch.full_like(ids, -1)
         targets[:, :-1] = ids[:, 1:]
         embedding = self.embedding.to(dtype)
-        return _Loss.apply(_Norm.apply(x, self.epsilon), embedding, targets.flatten())
+        return _Loss.apply(RmsNorm.apply(x, self.epsilon), embedding, targets.flatten())
 
     def _turns(
         self, length: int, dtype: torch.dtype, device: torch.device

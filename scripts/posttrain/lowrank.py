@@ -1,8 +1,9 @@
 """The frozen base of a LoRA training, held in the dtype it is multiplied in, and put back after.
 
-Autocast would round every weight again at every step, and peft's layers take a dozen passes over
-their input where six do. Both are set right here for the length of a training; before and after it
-the model is peft's own, on the exact weights, so that the receipt's probes judge what is done here.
+Autocast would round every weight again at every step, and peft's layers and a Llama's norms take a
+dozen passes over their input where six do. That is set right here for the length of a training;
+before and after it the model is peft's own, on the exact weights, so that the receipt's probes
+judge what is done here.
 """
 
 from functools import partial
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from posttrain.rms_norm import RmsNorm
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,6 +70,19 @@ def _plain_layers(model: "PeftModel") -> list[torch.nn.Module]:
     ]
 
 
+def _norms(model: "PeftModel") -> list[LlamaRMSNorm]:
+    """Return the norms that do what `RmsNorm` does: a Llama's, their gains frozen."""
+    return [
+        layer
+        for layer in model.modules()
+        if type(layer) is LlamaRMSNorm and not layer.weight.requires_grad
+    ]
+
+
+def _normed(epsilon: float, gain: Tensor | None, x: Tensor) -> Tensor:
+    return RmsNorm.apply(x.reshape(-1, x.shape[-1]), epsilon, gain).view(x.shape)
+
+
 def hasten(model: "PeftModel", dtype: torch.dtype) -> dict[str, Tensor]:
     """Round the frozen weights of `model` to `dtype` and quicken its layers, in place.
 
@@ -77,6 +94,9 @@ def hasten(model: "PeftModel", dtype: torch.dtype) -> dict[str, Tensor]:
         parameter.data = parameter.data.to(dtype)
     for layer in _plain_layers(model):
         layer.forward = partial(_forward, layer)
+    for norm in _norms(model):
+        gain = None if bool((norm.weight == 1).all()) else norm.weight
+        norm.forward = partial(_normed, norm.variance_epsilon, gain)
     return exact
 
 
@@ -84,5 +104,5 @@ def restore(model: "PeftModel", exact: dict[str, Tensor]) -> None:
     """Undo `hasten`: the exact weights again, and peft's own layers."""
     for name, weight in exact.items():
         model.get_parameter(name).data = weight
-    for layer in _plain_layers(model):
+    for layer in [*_plain_layers(model), *_norms(model)]:
         vars(layer).pop("forward", None)
