@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import sys
@@ -14,6 +15,8 @@ from posttrain.errors import PosttrainError
 from posttrain.models import model_files
 from posttrain.weights import refuse_pickles
 
+# What is loaded by now stays: the garbage collector, which a start keeps busy, need not look again.
+gc.freeze()
 hub.keep_off(os.environ)  # jobs inherit it; scripts/fetch_model.py alone is let on
 
 SCHEMA = HOME / "schemas" / "config.schema.yaml"

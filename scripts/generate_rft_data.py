@@ -17,7 +17,8 @@ with jobs.running(snakemake.log[0]):
     manifests = (snakemake.input.base, snakemake.input.sampler)
     sft = adapters.load(snakemake.input.base, Path(snakemake.input.adapter).parent)
     sampler = adapters.load_any(snakemake.input.sampler, snakemake.input.sampler_adapter)
-    tokenizers = [models.load_tokenizer(models.verified(manifest)) for manifest in manifests]
+    # Of folders that were held against their manifests just now, for their models.
+    tokenizers = [models.load_tokenizer(Path(manifest).parent) for manifest in manifests]
     questions = artifacts.read_jsonl(snakemake.input.questions)
     told = (questions, recipe, params.connection, os.environ.get("ENGINE_API_KEY"))
     asked = {

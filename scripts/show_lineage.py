@@ -5,7 +5,7 @@
     python scripts/show_lineage.py results/rft_data/round1.jsonl train-0007-03  # one row
 
 Run it in the folder of the run. It ends with status 1 if a file is missing or not as its receipt
-states, and names it.
+states, or if a receipt cannot be read, and names it.
 """
 
 import argparse
@@ -31,21 +31,29 @@ def main() -> None:
     parser.add_argument("row", nargs="?", help="the id of a row, if the file is a .jsonl")
     asked = parser.parse_args()
     path = os.path.relpath(asked.file)
+    stages, unread = ancestry.read_stages(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    check = ancestry.checker()
     try:
-        stages = ancestry.read_stages(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-        check = ancestry.checker()
         if asked.row:
             tree = ancestry.row_tree(stages, path, asked.row, check)
         else:
             tree = ancestry.tree(stages, path, check)
     except PosttrainError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(said([*unread.values(), str(error)]))
     print("\n".join(ancestry.drawn(tree, sys.stdout.isatty())))
-    if faults := ancestry.faults(tree):
-        sys.exit("error: not as the receipts state: " + ", ".join(faults))
+    faults = list(unread.values())
+    if found := ancestry.faults(tree):
+        faults.append("not as the receipts state: " + ", ".join(found))
+    if faults:
+        sys.exit(said(faults))
     print("every file is as the receipts state")
     if asked.row and not tree.children:
         print(f"no adapter was trained on {asked.row}")
+
+
+def said(faults: list[str]) -> str:
+    """Return a line of text for each fault."""
+    return "\n".join(f"error: {fault}" for fault in faults)
 
 
 if __name__ == "__main__":

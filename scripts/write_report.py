@@ -6,9 +6,12 @@ with jobs.running(snakemake.log[0]):
     import yaml
 
     from posttrain import ancestry, chain, models, report
+    from posttrain.errors import PosttrainError
 
     given, names = snakemake.input, snakemake.params
-    stages = ancestry.read_stages(yaml.safe_load(artifacts.read_bytes(given.schema)))
+    stages, unread = ancestry.read_stages(yaml.safe_load(artifacts.read_bytes(given.schema)))
+    if own := [unread[path] for path in (given.base, *given.receipts) if path in unread]:
+        raise PosttrainError(own[0])
     check = ancestry.checker()
     tokenizer = models.load_tokenizer(models.verified(given.base))
     tables = {
@@ -34,6 +37,7 @@ with jobs.running(snakemake.log[0]):
         },
         chain=chain.of_run(stages, names.steps, check),
         lineage=ancestry.tree(stages, given.summary, check),
+        unread=list(unread.values()),
     )
     for fault in report.faults(evidence):
         logs.log.warning("not as the receipts state: %s; the report says so too", fault)

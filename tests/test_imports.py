@@ -29,11 +29,17 @@ def project(tmp_path):
         for name, source in sources.items():
             folder = tmp_path if name == "script" else package
             (folder / f"{name}.py").write_text(source, encoding="utf-8")
-        imports._imported.cache_clear()
+        forget()
         return [path.stem for path in imports.code_files(tmp_path / "script.py")]
 
     yield write
+    forget()
+
+
+def forget():
+    """Forget what was found in files, as a new process has."""
     imports._imported.cache_clear()
+    imports._module_file.cache_clear()
 
 
 def test_modules_are_found_through_others_and_in_a_circle(project):
@@ -55,6 +61,9 @@ def test_modules_are_found_through_others_and_in_a_circle(project):
         "class Thing:\n    def run(self):\n        import posttrain.a as b",
         "try:\n    import numpy\nexcept ImportError:\n    from posttrain.a import thing",
         "if True:\n    pass\nelse:\n    from posttrain import b, a",
+        "try:\n    pass\nfinally:\n    from posttrain import a",
+        "while False:\n    pass\nelse:\n    async def run():\n        from posttrain import a",
+        "match 1:\n    case 1:\n        from posttrain import a",
         "from posttrain.a import *",
     ],
 )

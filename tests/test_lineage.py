@@ -144,12 +144,20 @@ def run(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def stages() -> list[ancestry.Stage]:
+    """Return the stages of all receipts, each of which must be one."""
+    found, unread = ancestry.read_stages(SCHEMA)
+    if unread:
+        raise PosttrainError("; ".join(unread.values()))
+    return found
+
+
 def tree(path: str = FIGURE) -> ancestry.Node:
-    return ancestry.tree(ancestry.read_stages(SCHEMA), path, ancestry.checker())
+    return ancestry.tree(stages(), path, ancestry.checker())
 
 
 def of_row(path: str, row_id: str) -> ancestry.Node:
-    return ancestry.row_tree(ancestry.read_stages(SCHEMA), path, row_id, ancestry.checker())
+    return ancestry.row_tree(stages(), path, row_id, ancestry.checker())
 
 
 def text(node: ancestry.Node) -> str:
@@ -285,8 +293,7 @@ def test_a_row_is_looked_for_in_files_that_are_as_they_were(run):
 
 def hashed(root: Path) -> list[str]:
     """Return the files whose sha256 is stated by a receipt in the figure's tree."""
-    stages = ancestry.read_stages(SCHEMA)
-    known = [stage.receipt[part] for stage in stages for part in ("inputs", "code", "outputs")]
+    known = [stage.receipt[part] for stage in stages() for part in ("inputs", "code", "outputs")]
     stated = set().union(*known)
     others = ("results/base_", "results/sft_")
     return [path for path in files(root) if path in stated and not path.startswith(others)]
@@ -348,6 +355,12 @@ def test_a_changed_hash_in_any_receipt_is_found(run):
         write(path, whole)
 
 
+def edited(path: str) -> str:
+    """Return the line on a receipt that was edited."""
+    again = f"make it again: snakemake --force {path} (or remove it, if no rule makes it any more)"
+    return f"{path} is no receipt: it was edited by hand; {again}"
+
+
 def test_an_edited_setting_is_found_in_any_receipt(run):
     """Also where no later stage states the receipt's own sha256."""
     receipts = [path for path in files(run) if path.endswith("receipt.json")]
@@ -358,7 +371,7 @@ def test_an_edited_setting_is_found_in_any_receipt(run):
             receipt = json.loads(whole)
             receipt[part]["seed"] = "1"
             artifacts.write_json(path, receipt)
-            assert faults() == [f"{path} is no receipt: it was edited by hand; make it again"]
+            assert faults() == [edited(path)]
         write(path, whole)
     assert faults() == []
 
@@ -371,7 +384,7 @@ def test_an_edited_proof_or_label_is_found(run):
     for path, change in changes.items():
         whole = Path(path).read_text()
         artifacts.write_json(path, json.loads(whole) | change)
-        assert faults() == [f"{path} is no receipt: it was edited by hand; make it again"]
+        assert faults() == [edited(path)]
         write(path, whole)
     assert faults() == []
 
@@ -477,11 +490,32 @@ def test_the_command_prints_the_tree_and_ends_in_failure_where_a_file_differs(ru
     assert f"CHANGED     {tree().lines[3].sha256[:12]}  │  results/rft/{ADAPTER}" in done.stdout
     said = f"error: not as the receipts state: results/rft/{ADAPTER}: CHANGED\n"
     assert done.stderr == said
-    Path("results/sft/receipt.json").write_text("{")
+
+
+def test_the_command_names_receipts_that_cannot_be_read_and_shows_the_others(run):
+    whole = ancestry.drawn(tree(), coloured=False)
+    again = "make it again: snakemake --force results/old_receipt.json (or remove it, if no rule"
+    write("results/old_receipt.json", "{")  # of no stage that the figure hangs on
+    done = trace(FIGURE)
+    assert (done.returncode, done.stdout.splitlines()) == (1, whole)
+    assert done.stderr.startswith("error: results/old_receipt.json is no receipt: ")
+    assert again in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    Path("results/old_receipt.json").unlink()
+    write("results/sft/receipt.json", "{")
+    done = trace(FIGURE)
+    assert done.returncode == 1
+    unread, differs = done.stderr.splitlines()
+    assert unread.startswith("error: results/sft/receipt.json is no receipt: ")
+    assert f"results/sft/{ADAPTER}: no receipt" in differs
+    write("results/rft_receipt.json", "{")
     done = trace(FIGURE)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: results/sft/receipt.json is no receipt")
-    assert len(done.stderr.splitlines()) == 1
+    assert [line.split()[1] for line in done.stderr.splitlines()] == [
+        "results/rft_receipt.json",
+        "results/sft/receipt.json",
+        f"{FIGURE}:",
+    ]
 
 
 def test_colour_marks_what_differs(run):

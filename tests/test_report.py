@@ -144,6 +144,7 @@ def evidence(tmp_path: Path) -> report.Evidence:
             lambda path, stated: check.get(path, ancestry.OK),
         ),
         lineage=ancestry.Node(ancestry.Line("", "0" * 64, "summary", EVIL)),
+        unread=["results/old_receipt.json is no receipt: it is cut off; make it again"],
     )
 
 
@@ -253,6 +254,7 @@ def test_a_model_under_its_bar_and_a_changed_file_stand_at_the_top(evidence):
     assert "rft does not pass: accuracy 0.5 (bar 0.9)" in text
     assert "Not as the receipts state: sft: CHANGED" in text
     assert text.index("sft: CHANGED") < text.index("On the same questions")
+    assert "Not as the receipts state: results/old_receipt.json is no receipt" in text
     assert "under the bar: rft" in text
     well = replace(evidence, verdicts=[row | {"passed": "yes"} for row in evidence.verdicts])
     assert "Every model passes its bar." in Page(written(well)).text

@@ -61,35 +61,45 @@ class Node:
     children: list["Node"] = field(default_factory=list)
 
 
-def read_stages(schema: Mapping[str, Any]) -> list[Stage]:
+def read_stages(schema: Mapping[str, Any]) -> tuple[list[Stage], dict[str, str]]:
     """Return a stage for each receipt in the current folder's results/ and resources/.
 
-    Args: schema, of receipts. Raises: PosttrainError naming a file that is no receipt.
+    And path -> a line on what is wrong and what to do, for each that cannot be relied on: it may be
+    one that nothing else hangs on. Args: schema, of receipts.
     """
     found = [*Path("results").rglob("*receipt.json"), *Path("resources").rglob("manifest.json")]
-    paths, receipts = defaultdict(list), {}
+    paths, receipts, unread = defaultdict(list), {}, {}
     for path in sorted(found):
-        receipt = _read(path, schema)
+        try:
+            receipt = _read(path, schema)
+        except PosttrainError as error:
+            unread[str(path)] = str(error)
+            continue
         key = (artifacts.sha256_file(path), *receipt["outputs"])
         paths[key].append(str(path))
         receipts[key] = receipt
-    return [Stage(tuple(paths[key]), key[0], receipt) for key, receipt in receipts.items()]
+    stages = [Stage(tuple(paths[key]), key[0], receipt) for key, receipt in receipts.items()]
+    return stages, unread
 
 
 def _read(path: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a receipt; a base model's manifest becomes that of the stage that made the model."""
+    """Read a receipt; a base model's manifest becomes that of the stage that made the model.
+
+    Raises: PosttrainError, one line, where it is none, or was edited.
+    """
+    again = f"{lineage.made_again(path)} (or remove it, if no rule makes it any more)"
     try:
         receipt = artifacts.read_json(path)
         if path.name == "manifest.json":
             receipt = _of_manifest(path.parent, receipt["files"], receipt["origin"])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise PosttrainError(f"{path} is no receipt: {error!r}; make it again") from error
+        raise PosttrainError(f"{path} is no receipt: {error!r}; {again}") from error
     if fault := best_match(Draft202012Validator(schema).iter_errors(receipt)):
         place = ".".join(map(str, fault.absolute_path)) or "its top level"
         said = textwrap.shorten(fault.message, 200, placeholder=" ...")
-        raise PosttrainError(f"{path} is no receipt: {place}: {said}; make it again")
+        raise PosttrainError(f"{path} is no receipt: {place}: {said}; {again}")
     if receipt["seal"] != lineage.seal(receipt):
-        raise PosttrainError(f"{path} is no receipt: it was edited by hand; make it again")
+        raise PosttrainError(f"{path} is no receipt: it was edited by hand; {again}")
     return receipt
 
 

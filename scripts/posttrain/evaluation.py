@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain import adapters, artifacts, devices, engines, lineage, models, scoring
@@ -56,7 +57,8 @@ def opened(job: Any, key: str | None) -> Evaluated:
     computed = devices.describe(job.threads)
     origin = lineage.origin_of_rule(job, recipe | {"style": style}, computed)
     loaded = adapters.load_any(job.input.base, job.input.adapter)
-    tokenizer = models.load_tokenizer(models.verified(job.input.base))
+    # Of a folder that was held against its manifest just now, for its model.
+    tokenizer = models.load_tokenizer(Path(job.input.base).parent)
     questions = artifacts.read_jsonl(job.input.questions)[: recipe["limit"]]
     told = (tokenizer, style, questions, recipe, job.params.connection, key)
     model = engines.opened("model", adapters.ready(loaded), *told)

@@ -13,7 +13,6 @@ from importlib.metadata import (
     distribution,
     distributions,
     packages_distributions,
-    version,
 )
 from pathlib import Path
 
@@ -21,6 +20,8 @@ PACKAGE = "posttrain"
 # Present in every script by name, and no business of what it computes.
 NOT_COUNTED = {"snakemake"}
 TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+# The parts of a statement that hold statements, or handlers and cases that hold some.
+NESTED = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @cache
@@ -41,11 +42,12 @@ def _imported(path: Path) -> frozenset[str]:
             found |= {f"{module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY:
             waiting += node.orelse
-        elif not isinstance(node, ast.expr):  # an expression holds no statement
-            waiting += ast.iter_child_nodes(node)
+        else:  # what holds no statements, as an expression, is not gone into
+            waiting += [inner for part in NESTED for inner in getattr(node, part, ())]
     return frozenset(found)
 
 
+@cache
 def _module_file(scripts: Path, name: str) -> Path | None:
     """Return the project file that the dotted name `posttrain.x` or `posttrain.x.y` stands for."""
     parts = name.split(".")
@@ -83,14 +85,15 @@ def _versions_of(module: str) -> dict[str, str]:
     read, as every `snakemake` would have to.
     """
     try:
-        names = [distribution(module).name]
+        found = [distribution(module)]
     except PackageNotFoundError:
-        names = [
-            one.name
+        found = [
+            one
             for one in distributions()
             if module in (one.read_text("top_level.txt") or "").split()
-        ] or packages_distributions().get(module, [])
-    return {name: version(name) for name in names}
+        ] or [distribution(name) for name in packages_distributions().get(module, [])]
+    stated = [one.metadata for one in found]  # read anew each time that it is asked for
+    return {one["Name"]: one["Version"] for one in stated}
 
 
 def library_versions(files: list[Path]) -> dict[str, str]:

@@ -60,7 +60,8 @@ class Evidence:
     of the table by which a round was chosen; none where there was one.
     predictions: model -> a line a question. questions: those of validation. histories: training ->
     its steps. rounds: of sampling. rows: tokenized file -> row id -> its spans. chain: the
-    receipts, step by step. lineage: the tree of the summary.
+    receipts, step by step. lineage: the tree of the summary. unread: lines on receipts that lie
+    about, of no step of this run, and cannot be read.
     """
 
     summary: Table
@@ -76,6 +77,7 @@ class Evidence:
     rows: Mapping[str, Mapping[str, Sequence[Span]]]
     chain: Chain
     lineage: ancestry.Node
+    unread: Sequence[str]
 
 
 def page(evidence: Evidence, template: str, style: str) -> str:
@@ -122,7 +124,7 @@ def page(evidence: Evidence, template: str, style: str) -> str:
 def faults(evidence: Evidence) -> list[str]:
     """Return `path: CHANGED` and the like for all that is not as receipts state."""
     written = [fault for name in evidence.chain.stages for fault in evidence.chain.faults(name)]
-    return list(dict.fromkeys(written + ancestry.faults(evidence.lineage)))
+    return list(dict.fromkeys([*written, *ancestry.faults(evidence.lineage), *evidence.unread]))
 
 
 def first_rows(tokenizer: "PreTrainedTokenizerFast", rows: Sequence[Row]) -> dict[str, list[Span]]:
