@@ -325,6 +325,35 @@ def test_parts_of_a_batch_write_the_same_however_many_threads_there_are(
     assert parted == whole
 
 
+def test_one_prompt_fills_a_batch_of_several_parts(model, tokenizer, prompts, monkeypatch):
+    whole = drawn(model, tokenizer, prompts[:1], 0, counts=[20], batch_size=24)
+    monkeypatch.setattr(sampling, "PART", 8)
+    assert drawn(model, tokenizer, prompts[:1], 0, counts=[20], batch_size=24) == whole
+    assert completed(model, tokenizer, [], counts=[]) == []
+
+
+def test_a_call_that_is_given_up_writes_no_further(model, tokenizer, prompts, monkeypatch):
+    monkeypatch.setattr(sampling, "PART", 8)
+    monkeypatch.setattr(sampling, "AT_A_TIME", 1)
+    made = []
+    write = batches.Batch.write
+
+    def watched(batch, tokens):
+        made.append(batch)
+        write(batch, tokens)
+
+    monkeypatch.setattr(batches.Batch, "write", watched)
+    counts = [1] * len(prompts)
+    begun = sampling.complete(model, tokenizer, prompts, counts, NEW_TOKENS, 20, CLOSE)
+    next(begun)
+    begun.close()
+    assert any(None in batch.done for batch in made), "all was written before"
+    for batch in set(made):
+        before = batch.tokens.clone()
+        write(batch, NEW_TOKENS)
+        assert torch.equal(batch.tokens, before)
+
+
 def test_an_error_in_a_part_ends_the_call(model, tokenizer, prompts, monkeypatch):
     monkeypatch.setattr(sampling, "PART", 8)
     broken = llama(WORDS)

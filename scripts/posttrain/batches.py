@@ -104,13 +104,18 @@ class Batch:
         self.written, self.cached = torch.zeros_like(self.row), torch.zeros_like(self.row)
         self.is_on = torch.zeros_like(self.row, dtype=torch.bool)
         self.cache: ColumnCache | None = None
+        self.is_stopped = False
+
+    def stop(self) -> None:
+        """Write no token more, for good."""
+        self.is_stopped = True
 
     @torch.inference_mode()
     def write(self, tokens: int) -> None:
         """Write so many tokens on each line, or fewer if all rows come to their ends."""
         for _ in range(tokens):
             idle = len(self.is_on) - int(self.is_on.sum())
-            if idle == len(self.is_on) and not self._are_rows_left():
+            if self.is_stopped or (idle == len(self.is_on) and not self._are_rows_left()):
                 return
             if idle == len(self.is_on) or idle >= FINISHED_SHARE * len(self.is_on):
                 self._begin_rows() if self._are_rows_left() else self._take_out_finished()

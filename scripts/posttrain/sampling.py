@@ -48,21 +48,25 @@ def complete(
     closers = _closing_tokens(tokenizer, closing) if closing else set()
     ends = Ends(tokenizer, stop_tokens(model, tokenizer), closing, closers, max_new_tokens)
     step = step_of(model)
-    parts = parts_of(rows, batch_size, model.device)
+    parts = min(len(prompts), parts_of(rows, batch_size, model.device))
     batches = []
     for part in range(parts):
         own = slice(part, None, parts)
         given = (prompts[own], samples[own], -(-batch_size // parts), temperature)
         batches.append(Batch(model, step, ends, *given, torch.cat(draws[own]) if draws else None))
+    first = [0] * parts
     with _each_on_a_thread(parts) as each:
-        first = [0] * parts
-        for place, count in enumerate(samples):
-            part = place % parts
-            rows_of_it = slice(first[part], first[part] + count)
-            while None in batches[part].done[rows_of_it]:
-                list(each(lambda batch: batch.write(AT_A_TIME), batches))
-            yield batches[part].done[rows_of_it]
-            first[part] += count
+        try:
+            for place, count in enumerate(samples):
+                part = place % parts
+                own = slice(first[part], first[part] + count)
+                while None in batches[part].done[own]:
+                    list(each(lambda batch: batch.write(AT_A_TIME), batches))
+                yield batches[part].done[own]
+                first[part] += count
+        finally:  # whoever ends it early need not wait until all have written so many
+            for batch in batches:
+                batch.stop()
 
 
 def parts_of(rows: int, batch_size: int, device: torch.device) -> int:
@@ -72,7 +76,7 @@ def parts_of(rows: int, batch_size: int, device: torch.device) -> int:
     each other at every small operation. How many threads there are changes no part, nor what it
     writes.
     """
-    return max(1, -(-min(rows, batch_size) // PART)) if device.type == "cpu" else 1
+    return -(-min(rows, batch_size) // PART) if device.type == "cpu" else 1
 
 
 @contextmanager
@@ -80,7 +84,7 @@ def _each_on_a_thread(parts: int) -> Iterator[Callable[..., Iterator[None]]]:
     """Yield a `map` over the parts, which share the threads that torch has here."""
     threads = torch.get_num_threads()
     workers = min(parts, threads)
-    if workers == 1:
+    if workers < 2:
         yield map
         return
     with ThreadPoolExecutor(workers, "", torch.set_num_threads, (threads // workers,)) as pool:
