@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain.answers import CLOSE
 from posttrain.masking import IGNORE
 from posttrain.sampling import Completion
+from posttrain.tags import CLOSE
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -87,6 +87,7 @@ rule report:
     conda:
         "../envs/train.yaml"
     params:
+        recipe=settings_of(task="task"),
         models=list(MODELS),
         steps={
             name: {what: list(map(str, paths)) for what, paths in made.items()}

@@ -5,7 +5,7 @@ from posttrain import artifacts, jobs, logs
 with jobs.running(snakemake.log[0]):
     import yaml
 
-    from posttrain import ancestry, chain, models, report
+    from posttrain import ancestry, chain, models, report, tasks
     from posttrain.errors import PosttrainError
 
     given, names = snakemake.input, snakemake.params
@@ -38,6 +38,7 @@ with jobs.running(snakemake.log[0]):
         chain=chain.of_run(stages, names.steps, check),
         lineage=ancestry.tree(stages, given.summary, check),
         unread=list(unread.values()),
+        task=tasks.task_of(names.recipe["task"]),
     )
     for fault in report.faults(evidence):
         logs.log.warning("not as the receipts state: %s; the report says so too", fault)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from posttrain import answers
+from posttrain import answers, tags
 from posttrain.errors import ScoringError
 
 
@@ -17,7 +17,7 @@ def tagged(text: str) -> str:
 
 def judge(completion: str, gold: float) -> bool:
     """Judge as scoring does by default."""
-    answer = answers.parse(completion)
+    answer = tags.parse(completion)
     return answer is not None and answers.is_correct(answer, gold, 0.05, 1e-9)
 
 
@@ -50,12 +50,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", ACCEPTED)
 def test_a_plain_decimal_is_an_answer(text):
-    assert answers.parse(f" 6 kg * 1000. {tagged(text)} and on") == ACCEPTED[text]
+    assert tags.parse(f" 6 kg * 1000. {tagged(text)} and on") == ACCEPTED[text]
 
 
 @pytest.mark.parametrize("text", [text for texts in REFUSED.values() for text in texts])
 def test_anything_else_is_none(text):
-    assert answers.parse(tagged(text)) is None
+    assert tags.parse(tagged(text)) is None
 
 
 def test_pythons_own_float_would_accept_much_of_what_is_refused():
@@ -82,7 +82,7 @@ def test_pythons_own_float_would_accept_much_of_what_is_refused():
     ],
 )
 def test_the_first_pair_of_tags_holds_the_answer(completion, answer):
-    assert answers.parse(completion) == answer
+    assert tags.parse(completion) == answer
 
 
 def is_decimal_by_hand(text: str) -> bool:
@@ -112,7 +112,7 @@ def test_random_texts_are_answers_exactly_if_they_are_decimals():
         text = "".join(
             draw.choices(pieces, weights=[4] * 4 + [2] * 5 + [1] * 6, k=draw.randint(0, 7))
         )
-        answer = answers.parse(tagged(text))
+        answer = tags.parse(tagged(text))
         expected = float(text) if is_decimal_by_hand(text) else math.inf
         assert answer == (expected if math.isfinite(expected) else None), text
         accepted += answer is not None
@@ -180,7 +180,7 @@ def test_whatever_is_written_reads_back_within_half_a_unit_of_its_last_digit():
         digits = draw.randint(1, 17)
         text = answers.formatted(value, digits)
         assert answers.formatted(float(text), digits) == text
-        assert answers.parse(tagged(text)) == float(text)
+        assert tags.parse(tagged(text)) == float(text)
         assert set(text) <= set("-.0123456789")
         assert len(text.replace("-", "").replace(".", "").strip("0")) <= digits
         assert not ("." in text and text.endswith(("0", ".")))
@@ -199,19 +199,19 @@ GOLDS = [6000.0, 0.125, -40.0, 20870.982787499997, 2.0, -2.0, 123.0, 0.0, 1e-12,
 
 @pytest.mark.parametrize("digits", [2, 4, 17])
 def test_the_verifier_passes_its_own_test(digits):
-    answers.self_test(judge, GOLDS, digits)
-    answers.self_test(judge, [], digits)
+    tags.self_test(judge, GOLDS, digits)
+    tags.self_test(judge, [], digits)
 
 
 def test_the_verifier_passes_on_the_golds_of_a_real_course(test_data):
     rows = json.loads((test_data / "data" / "unit_questions.json").read_text(encoding="utf-8"))
     golds = [gold for _, gold in rows]
-    answers.self_test(judge, golds, 4)
+    tags.self_test(judge, golds, 4)
     assert all(judge(tagged(answers.formatted(gold, 4)), gold) for gold in golds)
 
 
 def zero_if_unreadable(completion: str, gold: float) -> bool:
-    return answers.is_correct(answers.parse(completion) or 0.0, gold, 0.05, 1e-9)
+    return answers.is_correct(tags.parse(completion) or 0.0, gold, 0.05, 1e-9)
 
 
 def last_answer(completion: str, gold: float) -> bool:
@@ -219,7 +219,7 @@ def last_answer(completion: str, gold: float) -> bool:
 
 
 def without_lower_bound(completion: str, gold: float) -> bool:
-    answer = answers.parse(completion)
+    answer = tags.parse(completion)
     return answer is not None and answer * gold >= 0 and abs(answer) <= 1.05 * abs(gold)
 
 
@@ -249,9 +249,9 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_verifier_turns_its_test_red(fault):
     with pytest.raises(ScoringError, match="the verifier"):
-        answers.self_test(BROKEN[fault], GOLDS, 4)
+        tags.self_test(BROKEN[fault], GOLDS, 4)
     with pytest.raises(ScoringError, match="the verifier"):
-        answers.self_test(BROKEN[fault], [], 4)
+        tags.self_test(BROKEN[fault], [], 4)
 
 
 def test_a_verifier_that_raises_is_an_error_with_the_input_and_never_a_wrong_answer():
@@ -259,15 +259,15 @@ def test_a_verifier_that_raises_is_an_error_with_the_input_and_never_a_wrong_ans
         return answers.is_correct(float(completion[8:-9]), gold, 0.05, 1e-9)
 
     with pytest.raises(ScoringError, match=r"failed on '<answer></answer>'.*gold.*ValueError"):
-        answers.self_test(raises, GOLDS, 4)
+        tags.self_test(raises, GOLDS, 4)
 
 
 def test_too_few_digits_for_the_tolerance_are_named_as_the_cause():
     with pytest.raises(
         ScoringError, match=r"<answer>2</answer> wrong.*1 significant.*answer_digits"
     ):
-        answers.self_test(judge, [1.6], 1)
-    answers.self_test(judge, [1.6], 2)
+        tags.self_test(judge, [1.6], 1)
+    tags.self_test(judge, [1.6], 2)
 
 
 def test_the_verifier_is_tried_on_at_most_200_golds_of_all_parts_of_the_data():
@@ -277,9 +277,9 @@ def test_the_verifier_is_tried_on_at_most_200_golds_of_all_parts_of_the_data():
         seen.add(gold)
         return judge(completion, gold)
 
-    answers.self_test(recording, [float(n) for n in range(7_001, 8_000)], 4)
-    assert len(seen) <= answers.MOST_GOLDS + len(answers.FIXED_GOLDS)
-    ours = sorted(seen - set(answers.FIXED_GOLDS))
+    tags.self_test(recording, [float(n) for n in range(7_001, 8_000)], 4)
+    assert len(seen) <= answers.MOST_GOLDS + len(tags.FIXED_GOLDS)
+    ours = sorted(seen - set(tags.FIXED_GOLDS))
     assert len(ours) > 100
     assert ours[0] < 7_100
     assert ours[-1] > 7_900

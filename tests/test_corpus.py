@@ -10,7 +10,7 @@ import yaml
 from tokenizers_for_tests import build
 from units_for_tests import exact_ratio
 
-from posttrain import answers, corpus, leaks, prompts, task_units, tasks, traces, units
+from posttrain import answers, corpus, leaks, prompts, tags, task_units, tasks, traces, units
 
 CONFIG = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text(encoding="utf-8"))
 NUMBER = r"(?<![\w.^*])\d+(?:\.\d+)?(?!\w)"
@@ -181,7 +181,7 @@ def test_every_step_and_every_answer_is_right(documents):
         assert bool(verdicts) == (reasoning is not None), document
         kinds["worked" if reasoning else "answer"] += 1
         assert is_a_conversion(question, answer), document
-        assert answers.parse(document) == float(answer)
+        assert tags.parse(document) == float(answer)
     assert all(kinds[kind] > 0.5 * share * 6_000 for kind, share in corpus.SHARES.items())
 
 

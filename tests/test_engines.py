@@ -13,11 +13,11 @@ from servers_for_tests import Relay, cached, relaying, serving
 from tokenizers_for_tests import BUILDERS, build
 
 from posttrain import engines, models, rollouts, sampled, servers, task_units
-from posttrain.answers import CLOSE
 from posttrain.errors import EngineError
 from posttrain.masking import prompt_ids
 from posttrain.prompts import fed
 from posttrain.sampling import Completion
+from posttrain.tags import CLOSE
 
 # A rule's connections end with its process; here they are left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

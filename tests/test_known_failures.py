@@ -21,13 +21,13 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from posttrain import (
     adapters,
-    answers,
     artifacts,
     lineage,
     models,
     prompts,
     sampling,
     scoring,
+    tags,
     task_units,
     training,
     weights,
@@ -307,4 +307,4 @@ def test_what_is_no_plain_decimal_is_counted_as_no_answer(text, gold):
     row = scoring.summarised("sft", "none", [verdict["verdict"]])
     assert (row["correct"], row["answered"], row["unparseable"]) == (0, 0, 1)
     with pytest.raises(ScoringError, match="no score of it can be trusted"):
-        answers.self_test(lenient, [gold], 4)
+        tags.self_test(lenient, [gold], 4)

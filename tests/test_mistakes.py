@@ -2,7 +2,9 @@
 
 import pytest
 
-from posttrain import mistakes
+from posttrain import mistakes, task_arithmetic, task_units
+
+SLIPS = ["the quantity unconverted", "the factor alone", "the factor the wrong way round"]
 
 
 @pytest.mark.parametrize(
@@ -26,27 +28,36 @@ from posttrain import mistakes
     ],
 )
 def test_a_wrong_answer_is_of_one_kind(parsed, gold, quantity, kind):
-    assert mistakes.kind(parsed, gold, quantity) == kind
+    slips = task_units.slips({"quantity": quantity, "answer": gold})
+    assert mistakes.kind(parsed, gold, slips) == kind
 
 
 def test_only_wrong_answers_count_and_every_kind_stands():
-    questions = [{"id": n, "quantity": 6} for n in range(4)]
+    questions = [{"id": n, "quantity": 6, "answer": 72.0} for n in range(4)]
     lines = [
         {"id": 0, "verdict": "correct", "parsed": 72.0, "gold": 72.0},
         {"id": 1, "verdict": "wrong", "parsed": 6.0, "gold": 72.0},
         {"id": 2, "verdict": "unparseable", "parsed": None, "gold": 72.0},
         {"id": 3, "verdict": "wrong", "parsed": 12.0, "gold": 72.0},
     ]
-    found = mistakes.counted(lines, questions)
-    assert list(found) == list(mistakes.KINDS)
+    found = mistakes.counted(lines, questions, task_units)
+    assert list(found) == [*mistakes.FIRST, *SLIPS, *mistakes.LAST]
     assert {kind: n for kind, n in found.items() if n} == {
         "the quantity unconverted": 1,
         "the factor alone": 1,
     }
 
 
-def test_what_no_question_lets_tell_is_not_counted_as_none():
+@pytest.mark.parametrize(
+    ("task", "question"),
+    [
+        (task_arithmetic, {"id": 0, "plot": "sharing", "answer": 72.0}),
+        (task_units, {"id": 0, "quantity": None, "answer": 72.0}),
+        (task_units, {"id": 0, "quantity": 1e10, "answer": 5e-324}),
+    ],
+)
+def test_what_no_question_lets_tell_is_not_counted_as_none(task, question):
     lines = [{"id": 0, "verdict": "wrong", "parsed": 6.0, "gold": 72.0}]
-    found = mistakes.counted(lines, [{"id": 0, "plot": "sharing"}])
-    assert list(found) == [kind for kind in mistakes.KINDS if kind not in mistakes.CONVERTING]
+    found = mistakes.counted(lines, [question], task)
+    assert list(found) == [*mistakes.FIRST, *mistakes.LAST]
     assert found["another number"] == 1

@@ -6,8 +6,8 @@ import pytest
 from tokenizers_for_tests import build
 
 from posttrain import evaluation, masking, prompts, task_units
-from posttrain.answers import parse
 from posttrain.errors import MaskError, PromptError
+from posttrain.tags import parse
 
 QUESTION = "How many gram are there per 6 kg?"
 WORDING = {

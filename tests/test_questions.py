@@ -188,13 +188,12 @@ REFUSED = {
         "my.json",
         '[["a?", 1],\n ["b?", 2]\n ["c?", 3]]',
     ): "my.json line 3, column 2 is not JSON (Expecting ',' delimiter); write "
-    '[["How many gram are there per 6 kg?", 6000], ...]; objects, one a line, go into a '
+    '[["What is 2 + 3?", 5], ...]; objects, one a line, go into a '
     ".jsonl file",
     (
         "my.jsonl",
         '{"question": "a?", "answer": 1}\n\n{"question": " ", "answer": 1}\n',
-    ): "my.jsonl row 2 (line 3) has no question; write one, as in How many gram are there per "
-    "6 kg?",
+    ): "my.jsonl row 2 (line 3) has no question; write one, as in What is 2 + 3?",
     (
         "my.jsonl",
         '{"question": "a?", "answer": 1, "unit": "kg"}\n',
@@ -208,12 +207,12 @@ REFUSED = {
         "my.csv",
         "question,answer\nHow many gram, roughly, are 6 kg?,6000\n",
     ): "my.csv row 1 (line 2) has 4 cells where the header has 2; put a text with commas in "
-    'double quotes: "How many gram, roughly, are 6 kg?",6000',
+    'double quotes: "What, in all, is 2 + 3?",5',
     (
         "my.csv",
         'question,answer\na?,1\n"b?,2\nc?,3\n',
     ): "my.csv row 2 (line 3) is not CSV (unexpected end of data); put a text with quotes in "
-    'double quotes and double those inside: "What is 6"" in cm?",15.24',
+    'double quotes and double those inside: "What is ""2 + 3""?",5',
     (
         "my.csv",
         "question;answer\na?;1\n",

@@ -24,6 +24,7 @@ from posttrain import (
     report,
     scoring,
     spans,
+    task_units,
 )
 from posttrain import diagnosis as bars
 
@@ -95,9 +96,8 @@ STAGES = {
 }
 
 
-@pytest.fixture
-def evidence(tmp_path: Path) -> report.Evidence:
-    """What five models and two rounds leave, made by the functions that make it in a run."""
+def made_in(tmp_path: Path) -> report.Evidence:
+    """Return what five models and two rounds leave, made by the functions that make it in a run."""
     path = tmp_path / "table.csv"
     verdicts = {model: [line["verdict"] for line in lines] for model, lines in SAID.items()}
     summary = [scoring.summarised(model, "none", verdicts[model]) for model in MODELS]
@@ -145,7 +145,13 @@ def evidence(tmp_path: Path) -> report.Evidence:
         ),
         lineage=ancestry.Node(ancestry.Line("", "0" * 64, "summary", EVIL)),
         unread=["results/old_receipt.json is no receipt: it is cut off; make it again"],
+        task=task_units,
     )
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> report.Evidence:
+    return made_in(tmp_path)
 
 
 def written(evidence: report.Evidence) -> str:

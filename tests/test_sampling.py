@@ -19,8 +19,8 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from posttrain import batches, decoding, kv_cache, sampling, scoring, task_units
-from posttrain.answers import CLOSE
 from posttrain.errors import ModelError, ScoringError
+from posttrain.tags import CLOSE
 
 NEW_TOKENS = 24
 TOLERANCES = {"relative_tolerance": 0.05, "absolute_tolerance": 1e-9}

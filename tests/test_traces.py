@@ -6,10 +6,11 @@ import re
 import time
 from collections import Counter
 from fractions import Fraction
+from functools import partial
 
 import pytest
 
-from posttrain import answers, traces
+from posttrain import answers, tags, traces
 
 UNITS = {
     "kg": [("mass", 1.0)],
@@ -44,8 +45,11 @@ def unit_of(name: str) -> list[tuple[str, float]]:
     return UNITS.get(name, [])
 
 
+equations = partial(traces.equations, unit_of=unit_of, mark=tags.OPEN)
+
+
 def verdicts(text: str) -> list[str]:
-    return [equation.verdict for equation in traces.equations(text, unit_of)]
+    return [equation.verdict for equation in equations(text)]
 
 
 def sides(text: str) -> list[tuple[str, str]]:
@@ -198,6 +202,12 @@ def test_what_cannot_be_read_is_neither_right_nor_wrong(text):
     assert set(verdicts(text)) == {"unreadable"}
 
 
+def test_the_mark_of_an_answer_is_passed_over_where_the_task_has_it():
+    assert verdicts("6 * 1000 = <answer>6000</answer>") == ["right"]
+    (equation,) = traces.equations("6 * 1000 = <answer>6000</answer>", unit_of)
+    assert equation.verdict == "unreadable"
+
+
 @pytest.mark.parametrize("text", ["", "6000", "<answer>6000</answer>", "There are 1000 g per kg."])
 def test_a_text_without_an_equation_has_none(text):
     assert traces.equations(text, unit_of) == []
@@ -205,7 +215,7 @@ def test_a_text_without_an_equation_has_none(text):
 
 def test_a_wrong_factor_is_seen_though_the_answer_is_right_enough():
     trace = " 1 kg = 1024 gram. 6 * 1024 = 6144. <answer>6144</answer>"
-    assert answers.is_correct(answers.parse(trace), 6000.0, 0.05, 1e-9), "no longer the old fault"
+    assert answers.is_correct(tags.parse(trace), 6000.0, 0.05, 1e-9), "no longer the old fault"
     assert verdicts(trace) == ["wrong", "right"]
 
 
@@ -392,9 +402,9 @@ def test_no_random_text_makes_the_answer_parser_or_the_trace_checker_raise(count
     seen: Counter[str] = Counter()
     for _ in range(count):
         text = random_text(draw)
-        answer = answers.parse(text)
+        answer = tags.parse(text)
         seen["answered"] += answer is not None
-        for equation in traces.equations(text, unit_of):
+        for equation in equations(text):
             assert equation.text in text
             seen[equation.verdict] += 1
     for kind in ("answered", "right", "wrong", "unreadable"):
@@ -455,14 +465,14 @@ WORST = [
 )
 @pytest.mark.parametrize("piece", WORST)
 def test_traces_are_checked_in_linear_time(piece, size):
-    assert growth(lambda text: traces.equations(text, unit_of), piece, size) < LINEAR
+    assert growth(equations, piece, size) < LINEAR
 
 
 @pytest.mark.parametrize("piece", [*WORST, "+1", "1_", "1e1"])
 @pytest.mark.parametrize("before", ["", "<answer>", "<answer>1", "<answer>1.1", "<answer>1e"])
 def test_answers_are_parsed_in_linear_time(piece, before):
     for behind in ("", "</answer>"):
-        assert growth(answers.parse, piece, 20_000, before, behind) < LINEAR
+        assert growth(tags.parse, piece, 20_000, before, behind) < LINEAR
 
 
 def test_growth_tells_linear_from_quadratic():

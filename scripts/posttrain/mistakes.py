@@ -2,57 +2,54 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.tasks import Task
 
 CLOSE = 0.005  # a number is taken for another within this share of it, as equations are
 NEAR = 0.2
-# The first that fits, so that each wrong answer counts once: a factor of 10 the wrong way round is
-# off by 100, and counts as that.
-KINDS = (
-    "off by a power of ten",
-    "the other sign",
-    "the quantity unconverted",
-    "the factor alone",
-    "the factor the wrong way round",
-    f"within {NEAR:.0%}",
-    "another number",
-)
-CONVERTING = KINDS[2:5]  # which only a question that converts something lets tell
+# The first that fits, so that each wrong answer counts once. Between the two stand the task's own
+# slips: one that is off by a power of ten counts as that.
+FIRST = ("off by a power of ten", "the other sign")
+LAST = (f"within {NEAR:.0%}", "another number")
 
 Row = Mapping[str, Any]
 
 
-def kind(parsed: float, gold: float, quantity: float | None) -> str:
-    """Return which of `KINDS` a wrong answer is.
+def kind(parsed: float, gold: float, slips: Mapping[str, float]) -> str:
+    """Return what a wrong answer is: one of `FIRST`, of `slips` or of `LAST`.
 
-    Args: quantity, what the question converts; None where it converts nothing or that cannot be
-        told, and with it three of the kinds cannot.
+    Args: slips, of the question, as `Task.slips` gives them.
     """
     if gold and any(_is_close(parsed, gold * 10.0**power) for power in range(-12, 13) if power):
-        return KINDS[0]
+        return FIRST[0]
     if _is_close(parsed, -gold):
-        return KINDS[1]
-    if quantity and gold:
-        factor = gold / quantity
-        for found, wrong in zip(CONVERTING, (quantity, factor, quantity / factor), strict=True):
-            if _is_close(parsed, wrong):
-                return found
-    return KINDS[5] if abs(parsed - gold) <= NEAR * abs(gold) else KINDS[6]
+        return FIRST[1]
+    for found, wrong in slips.items():
+        if _is_close(parsed, wrong):
+            return found
+    return LAST[0] if abs(parsed - gold) <= NEAR * abs(gold) else LAST[1]
 
 
-def counted(lines: Sequence[Row], questions: Sequence[Row]) -> dict[str, int]:
-    """Return kind -> how many of a model's wrong predictions are of it, each that can be told.
-
-    Where no question converts anything, `CONVERTING` cannot: a 0 would say that none was found.
-    """
-    quantities = {row["id"]: row.get("quantity") for row in questions}
-    found = Counter(
-        kind(line["parsed"], line["gold"], quantities[line["id"]])
+def named(lines: Sequence[Row], questions: Sequence[Row], task: "Task") -> list[dict[str, Any]]:
+    """Return a model's wrong predictions, each with its `kind`."""
+    slips = {row["id"]: task.slips(row) for row in questions}
+    return [
+        {**line, "kind": kind(line["parsed"], line["gold"], slips[line["id"]])}
         for line in lines
         if line["verdict"] == "wrong"
-    )
-    can_tell = any(quantity is not None for quantity in quantities.values())
-    return {name: found[name] for name in KINDS if can_tell or name not in CONVERTING}
+    ]
+
+
+def counted(lines: Sequence[Row], questions: Sequence[Row], task: "Task") -> dict[str, int]:
+    """Return kind -> how many of a model's wrong predictions are of it, each that can be told.
+
+    Slips that no question lets tell are left out: a 0 would say that none was found.
+    """
+    found = Counter(line["kind"] for line in named(lines, questions, task))
+    slips = dict.fromkeys(slip for row in questions for slip in task.slips(row))
+    return {name: found[name] for name in (*FIRST, *slips, *LAST)}
 
 
 def _is_close(one: float, other: float) -> bool:

@@ -33,9 +33,9 @@ INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__")
 
 UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
-EXAMPLE = "How many gram are there per 6 kg?"
-PAIR = f'["{EXAMPLE}", 6000]'
-OBJECT = f'{{"question": "{EXAMPLE}", "answer": 6000}}'
+EXAMPLE = "What is 2 + 3?"  # of no task: it shows where a question stands
+PAIR = f'["{EXAMPLE}", 5]'
+OBJECT = f'{{"question": "{EXAMPLE}", "answer": 5}}'
 NUMBERS = "digits alone, without quotes, as in 6000, -2.5 or 1.2e-7"
 
 Fields = Sequence[tuple[str, Any]]
@@ -285,7 +285,7 @@ def _read_csv(path: str | Path, data: bytes, made_anew: Sequence[str]) -> Placed
         if len(cells) != len(names):
             raise QuestionError(
                 f"{place} has {len(cells)} cells where the header has {len(names)}; put a text "
-                'with commas in double quotes: "How many gram, roughly, are 6 kg?",6000'
+                'with commas in double quotes: "What, in all, is 2 + 3?",5'
             )
         yield place, [(name, _cell(name, cell)) for name, cell in zip(names, cells, strict=True)]
 
@@ -309,7 +309,7 @@ def _csv_rows(path: str | Path, text: str) -> Iterator[tuple[str, list[str]]]:
     except csv.Error as error:
         raise QuestionError(
             f"{place()} is not CSV ({error}); put a text with quotes in double quotes and double "
-            'those inside: "What is 6"" in cm?",15.24'
+            'those inside: "What is ""2 + 3""?",5'
         ) from error
 
 

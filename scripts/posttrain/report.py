@@ -3,9 +3,8 @@
 Tables show the text that stands in the run's CSV files, digit for digit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from posttrain import ancestry, comparison, masking, mistakes, plots, spans
@@ -17,22 +16,12 @@ from posttrain.spans import Span
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from posttrain.tasks import Task
+
 MOST_SAMPLES = 12  # questions that are shown with what each model said
 MOST_ROWS = 2  # of a tokenized file
 MOST_MISTAKES = 12  # wrong answers of a model that are shown
 MOST_KINDS = 12  # values of a group that are drawn; one with more is a table
-WORDS = {  # group of the breakdown -> its values, where they do not tell by themselves
-    "pair_in_training": {"no": "unit pair never in training", "yes": "unit pair in training"},
-    "pair_quantity_in_training": {
-        "no": "unit pair with this quantity never in training",
-        "yes": "unit pair with this quantity in training",
-    },
-    "held_out": {
-        "no": "fact met in pretraining, if by chance",
-        "yes": "fact kept out of pretraining and training",
-    },
-}
-
 Row = Mapping[str, Any]
 Table = Sequence[Mapping[str, str]]
 
@@ -62,6 +51,7 @@ class Evidence:
     its steps. rounds: of sampling. rows: tokenized file -> row id -> its spans. chain: the
     receipts, step by step. lineage: the tree of the summary. unread: lines on receipts that lie
     about, of no step of this run, and cannot be read.
+    receipts, step by step. lineage: the tree of the summary. task: what was asked.
     """
 
     summary: Table
@@ -78,6 +68,7 @@ class Evidence:
     chain: Chain
     lineage: ancestry.Node
     unread: Sequence[str]
+    task: "Task"
 
 
 def page(evidence: Evidence, template: str, style: str) -> str:
@@ -104,11 +95,11 @@ def page(evidence: Evidence, template: str, style: str) -> str:
         verdicts=list(VERDICTS),
         counts=_verdicts(evidence.predictions),
         mistakes={
-            model: mistakes.counted(lines, evidence.questions)
+            model: mistakes.counted(lines, evidence.questions, evidence.task)
             for model, lines in evidence.predictions.items()
         },
         wrong={
-            model: list(islice(_wrong(lines, evidence.questions), MOST_MISTAKES))
+            model: mistakes.named(lines, evidence.questions, evidence.task)[:MOST_MISTAKES]
             for model, lines in evidence.predictions.items()
         },
         samples=samples(evidence.predictions),
@@ -169,7 +160,7 @@ def _plots(evidence: Evidence) -> dict[str, str]:
         ),
     }
     for group, rows in _by_kind(evidence.breakdown).items():
-        kinds = _kinds(rows)
+        kinds = _kinds(rows, evidence.task.WORDS)
         if len(kinds) <= MOST_KINDS:
             found[f"by {group}"] = plots.intervals(
                 kinds,
@@ -237,13 +228,13 @@ def _said(summary: Table) -> str:
     return ", ".join(f"{row['model']} {row['accuracy']}" for row in summary)
 
 
-def _kinds(rows: Table) -> dict[str, list[plots.Point]]:
+def _kinds(rows: Table, words: Mapping[str, Mapping[str, str]]) -> dict[str, list[plots.Point]]:
     """Return value, in words -> a point a model, from rows of one group of the breakdown."""
     found: dict[str, list[plots.Point]] = {}
     for row in rows:
         told = row["value"] if row["group"] == "category" else f"{row['group']}: {row['value']}"
-        words = WORDS.get(row["group"], {}).get(row["value"], told.replace("_", " "))
-        label = f"{words} ({row['questions']})"
+        said = words.get(row["group"], {}).get(row["value"], told.replace("_", " "))
+        label = f"{said} ({row['questions']})"
         found.setdefault(label, []).append(plots.Point(row["model"], *_figures(row)))
     return found
 
@@ -262,11 +253,3 @@ def _verdicts(predictions: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, i
         model: {verdict: sum(line["verdict"] == verdict for line in lines) for verdict in VERDICTS}
         for model, lines in predictions.items()
     }
-
-
-def _wrong(lines: Sequence[Row], questions: Sequence[Row]) -> Iterable[Row]:
-    quantities = {row["id"]: row.get("quantity") for row in questions}
-    for line in lines:
-        if line["verdict"] == "wrong":
-            quantity = quantities[line["id"]]
-            yield {**line, "kind": mistakes.kind(line["parsed"], line["gold"], quantity)}

@@ -35,7 +35,7 @@ def complete(
     """Yield, prompt by prompt, `samples[i]` completions of `prompts[i]`.
 
     Args: prompts, token ids as `masking.prompt_ids` gives them; batch_size, rows generated at once
-        at most; closing, the text that ends a completion, such as `</answer>`, "" for none;
+        at most; closing, the text that ends a completion, a task's `AFTER`, "" for none;
         temperature 0 is greedy, else `generator` is drawn from.
     Raises: ScoringError if the model gives NaN; ModelError if it keeps no plain key-value cache.
     """

@@ -89,7 +89,9 @@ def judge_trace(completion: str, task: "Task") -> dict[str, Any]:
     `trace` is wrong or unreadable where an equation is; none where there is no equation; unrelated
     where the last one does not come to the answer; else right.
     """
-    found = traces.equations(completion, task.unit_of, task.ROUNDING)
+    # An answer in a line of its own is no equation's right side.
+    mark = "" if "\n" in task.JOINT else task.BEFORE
+    found = traces.equations(completion, task.unit_of, task.ROUNDING, mark)
     verdicts = {equation.verdict for equation in found}
     trace = next((v for v in ("wrong", "unreadable", "right") if v in verdicts), "none")
     answer = task.parse(completion)

@@ -26,6 +26,12 @@ EXAMPLE = (
 )
 COLUMNS = ("plot", "steps")
 GROUPS = ("all", "category", "steps", "plot", "steps_in_training", "held_out")
+WORDS = {
+    "held_out": {
+        "no": "fact met in pretraining, if by chance",
+        "yes": "fact kept out of pretraining and training",
+    },
+}
 ROUNDING = 1e-9  # whole numbers, held as floats
 SHORTEST = 20  # documents have 60 on average
 # Possessive (++), for linear time; of 15 digits every whole number is a float of its own.
@@ -170,6 +176,11 @@ def parse(completion: str) -> float | None:
 def is_correct(answer: float, gold: float, tolerances: Mapping[str, float]) -> bool:
     """Tell whether `answer` is `gold`: there is nothing near a right whole number."""
     return answer == gold
+
+
+def slips(question: Row) -> dict[str, float]:
+    """Return nothing: of a step left out no more is known than that the number is another."""
+    return {}
 
 
 def written(answer: float, digits: int) -> str:

@@ -1,12 +1,12 @@
-"""The task `units`: unit conversions, `units.py`, answered in tags, `answers.py`."""
+"""The task `units`: unit conversions, `units.py`, answered in tags, `tags.py`."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from posttrain import answers, units
-from posttrain.answers import CLOSE, OPEN, parse, self_test
 from posttrain.answers import formatted as written
 from posttrain.corpus import documents
+from posttrain.tags import CLOSE, OPEN, parse, self_test
 from posttrain.units import about, held_out, product_key, questions, ratios, unit_of
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "JOINT",
     "ROUNDING",
     "SHORTEST",
+    "WORDS",
     "about",
     "documents",
     "held_out",
@@ -27,6 +28,7 @@ __all__ = [
     "parse",
     "questions",
     "self_test",
+    "slips",
     "unit_of",
     "written",
 ]
@@ -42,6 +44,17 @@ GROUPS = (
     "pair_quantity_in_training",
     "held_out",
 )
+WORDS = {
+    "pair_in_training": {"no": "unit pair never in training", "yes": "unit pair in training"},
+    "pair_quantity_in_training": {
+        "no": "unit pair with this quantity never in training",
+        "yes": "unit pair with this quantity in training",
+    },
+    "held_out": {
+        "no": "fact met in pretraining, if by chance",
+        "yes": "fact kept out of pretraining and training",
+    },
+}
 ROUNDING = 0.005  # see `traces.equations`
 SHORTEST = 15  # documents have 19 on average
 
@@ -53,6 +66,22 @@ def is_correct(answer: float, gold: float, tolerances: Mapping[str, float]) -> b
     return answers.is_correct(
         answer, gold, tolerances["relative_tolerance"], tolerances["absolute_tolerance"]
     )
+
+
+def slips(question: Row) -> dict[str, float]:
+    """Return what comes of not converting, of converting 1 instead, and of the inverse factor.
+
+    Nothing where the quantity cannot be told, or is or comes to 0.
+    """
+    quantity, gold = question["quantity"], question["answer"]
+    factor = gold / quantity if quantity else 0.0
+    if not factor:
+        return {}
+    return {
+        "the quantity unconverted": quantity,
+        "the factor alone": factor,
+        "the factor the wrong way round": quantity / factor,
+    }
 
 
 def held_out_teller(

@@ -48,6 +48,7 @@ class Task(Protocol):
     EXAMPLE: tuple[str, float, str]  # question, answer, reasoning with the answer: for messages
     COLUMNS: tuple[str, ...]  # what a question's row holds beside id, question, answer, category
     GROUPS: tuple[str, ...]  # of `kinds`, in the order of the breakdown, "all" first
+    WORDS: Mapping[str, Mapping[str, str]]  # group -> its values, where they are no words yet
     ROUNDING: float  # share by which the sides of an equation may differ, and it from the answer
     SHORTEST: int  # tokens that the documents have more than, on average, even where a row cuts one
 
@@ -91,6 +92,12 @@ class Task(Protocol):
 
     def is_correct(self, answer: float, gold: float, tolerances: Mapping[str, float]) -> bool:
         """Tell whether a parsed answer is right, by the config's tolerances if they apply."""
+
+    def slips(self, question: Row) -> Mapping[str, float]:
+        """Return each way to answer a question wrongly that the task knows -> the answer it gives.
+
+        Of a slip that the question does not let tell there is none: see `mistakes`.
+        """
 
     def written(self, answer: float, digits: int) -> str:
         """Write an answer for training, with so many significant digits where it is rounded."""

@@ -68,7 +68,9 @@ class Equation:
         return " = ".join(self.sides)
 
 
-def equations(text: str, unit_of: UnitOf, tolerance: float = 0.005) -> list[Equation]:
+def equations(
+    text: str, unit_of: UnitOf, tolerance: float = 0.005, mark: str = ""
+) -> list[Equation]:
     """Return every equation of `text` in order; `a = b = c` gives `a = b` and `b = c`.
 
     Read are decimals (`6,000`, `.5`, `1e3`), `+ - * /` and the signs of print for them, `x` and
@@ -86,8 +88,9 @@ def equations(text: str, unit_of: UnitOf, tolerance: float = 0.005) -> list[Equa
         tolerance: how far the sides may differ, as a share of the larger. Steps show factors with
             4 significant digits, each up to 0.05 % off, and multiply what they show: 0.5 % leaves
             room for ten of those or for one with 3 digits, and tells 1000 from 1024 (2.4 %).
+        mark: what begins an answer, passed over behind `=`: the answer is the right side then.
     """
-    reader = _Reader(text, unit_of)
+    reader = _Reader(text, unit_of, mark)
     tokens = _without_stray_parentheses(reader.tokens)
     equals = [token for token in tokens if token.kind == "="]
     found = []
@@ -126,8 +129,8 @@ class _UnreadableError(Exception):
 class _Reader:
     """Cuts a text into `tokens`; `meanings` holds the units that it met."""
 
-    def __init__(self, text: str, unit_of: UnitOf) -> None:
-        self.text, self.unit_of = text, cache(unit_of)
+    def __init__(self, text: str, unit_of: UnitOf, mark: str) -> None:
+        self.text, self.unit_of, self.mark = text, cache(unit_of), mark
         self.tokens: list[_Token] = []
         self.meanings: dict[str, Sequence[tuple[str, float]]] = {}
         at = 0
@@ -150,8 +153,8 @@ class _Reader:
             return self._add("=", at, end, "=")
         if last == "=" and char == "~":
             return at + 1
-        if last == "=" and self.text.startswith("<answer>", at):
-            return at + len("<answer>")
+        if last == "=" and self.mark and self.text.startswith(self.mark, at):
+            return at + len(self.mark)
         if char in SIGNS:
             return self._read_sign(at, last, is_glued=bool(after) and not after.isspace())
         if char in "()":

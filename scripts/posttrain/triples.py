@@ -1,7 +1,6 @@
 """Rollouts as people hand them round, `[[question, answer, reasoning], ...]`, read and written.
 
-The answer is the true one; the reasoning ends in the model's own, in the task's form: `6 * 1000 =
-6000. <answer>6000</answer>`.
+The answer is the true one; the reasoning ends in the model's own, in the task's form.
 """
 
 import json
@@ -106,7 +105,7 @@ def judged(
     A row whose question is not among the training `questions`, case and spacing aside, has another
     answer there, or is one of `set_aside`, by its id, becomes no rollout; others are written with
     their verdicts. What follows the first answer is left out where a sampled completion ends there,
-    as at `</answer>`.
+    at the task's `AFTER`.
     Raises: RolloutError if no row becomes a rollout.
     """
     asked = {normalised(question["question"]): question for question in questions}
