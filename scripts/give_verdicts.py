@@ -10,6 +10,7 @@ with jobs.running(snakemake.log[0]):
     rows = artifacts.read_csv(given.summary)
     predictions = [artifacts.read_jsonl(path) for path in given.predictions]
     verdicts = diagnosis.verdicts(
+        given.summary,
         rows,
         predictions,
         [artifacts.read_json(path) for path in given.receipts],

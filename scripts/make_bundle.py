@@ -19,6 +19,7 @@ with jobs.running(snakemake.log[0]):
         results, [artifacts.read_json(path) for path in results if path.endswith("receipt.json")]
     )
     bundle.refuse_unscored(
+        snakemake.input.summary,
         artifacts.read_csv(snakemake.input.summary),
         {Path(n).parent.name: path for n, path in files.items() if n.endswith(".safetensors")},
     )

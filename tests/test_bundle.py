@@ -134,10 +134,18 @@ def test_an_adapter_that_is_not_the_one_scored_is_refused(files, mark):
         {"model": "base", "adapter_sha256": "none"},
         {"model": "sft", "adapter_sha256": mark + artifacts.sha256_file(path)},
     ]
-    bundle.refuse_unscored(rows, {"sft": path})
+    bundle.refuse_unscored("results/summary.csv", rows, {"sft": path})
     Path(path).write_bytes(b"trained again")
-    with pytest.raises(BundleError, match=f"{path} is not the adapter whose figures"):
-        bundle.refuse_unscored(rows, {"sft": path})
+    for run, again in (
+        ("results", "make it again: snakemake --force results/sft_eval.csv"),
+        ("results/sweeps/a", "remove results/sweeps/a/sft_eval.csv and run the sweep again, with"),
+    ):
+        with pytest.raises(BundleError) as caught:
+            bundle.refuse_unscored(f"{run}/summary.csv", rows, {"sft": path})
+        assert str(caught.value).startswith(
+            f"{path} is not the adapter whose figures {run}/summary.csv holds as sft; to score it, "
+            f"{again}"
+        )
 
 
 # Hostile
@@ -384,7 +392,7 @@ def test_what_is_no_zip_is_refused(files, data):
 
 
 def test_a_file_that_is_not_there_is_named(files):
-    assert "No such file" in refusal()
+    assert refusal() == "bundle.zip: no such file; name the bundle that is to be opened"
 
 
 def test_no_damaged_bundle_is_unpacked_to_other_files(files):

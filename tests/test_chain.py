@@ -565,12 +565,12 @@ def test_a_run_of_a_sweep_has_its_own_settings(clone: Chain):
             "evaluate.require.srf",
             "evaluate: {require: {sft: {",
         ),
-        ("base_model: nowhere", "base_model is", "base_model: embedded"),
+        ("base_model: enveds", "base_model is", "base_model: envs"),
         ("base_model: envs", "base_model: envs is no usable model folder", "save_pretrained()"),
         (
             "base_model: gpt2",
             "base_model is",
-            "base_model: embedded",
+            "base_model: path/to/model",
         ),
     ],
 )

@@ -33,6 +33,7 @@ def receipt(adapter="ab12", asked_as_trained=True, style="answer"):
     }
 
 
+SUMMARY = "results/summary.csv"
 BASE = predictions(wrong=30, unparseable=70, tag=" base")
 
 
@@ -46,7 +47,8 @@ def verdict_on(lines, require=REQUIRE, told=None, base=BASE):
         )
     ]
     receipts = [receipt(adapter="none", asked_as_trained=None), told or receipt()]
-    found = diagnosis.verdicts(rows, [base, lines], receipts, ["base", "sft"], {"sft": require})
+    said, require = [base, lines], {"sft": require}
+    found = diagnosis.verdicts(SUMMARY, rows, said, receipts, ["base", "sft"], require)
     assert [tuple(row) for row in found] == [diagnosis.COLUMNS] * 2
     assert found[0]["passed"] == "yes", "a model without a bar passes"
     return found[1]
@@ -69,7 +71,8 @@ def verdict_on(lines, require=REQUIRE, told=None, base=BASE):
         ),
         (
             "prompt differs between training and inference",
-            f"asked {PROMPT!r}, which is not how its training rows begin",
+            f"asked {PROMPT!r}, which is not how its training rows begin; write under prompts the "
+            "words that it was trained with",
             predictions(wrong=40, unparseable=60),
             receipt(asked_as_trained=False),
         ),
@@ -133,7 +136,7 @@ def test_a_model_that_reaches_its_bar_needs_no_cause():
 def test_a_weak_base_model_is_not_called_an_untrained_adapter():
     rows = [{"model": "base", "accuracy": "0.0", "answer_rate": "0.3"}]
     told = [receipt(adapter="none", asked_as_trained=None)]
-    [row] = diagnosis.verdicts(rows, [BASE], told, ["base"], {"base": REQUIRE})
+    [row] = diagnosis.verdicts(SUMMARY, rows, [BASE], told, ["base"], {"base": REQUIRE})
     assert row["looks_like"] == "format not learnt"
 
 
@@ -144,7 +147,7 @@ def test_an_adapter_is_held_against_the_base_model_asked_alike():
     rows = [{"model": name, "accuracy": "0.0", "answer_rate": "1.0"} for name in names]
     receipts = [receipt("none", None), receipt("none", None, "worked"), receipt(style="reasoning")]
     for said, looks_like in (([own, BASE, own], "simply weak"), ([BASE, own, own], "untrained or")):
-        found = diagnosis.verdicts(rows, said, receipts, names, {"rft": REQUIRE})
+        found = diagnosis.verdicts(SUMMARY, rows, said, receipts, names, {"rft": REQUIRE})
         assert found[2]["looks_like"].startswith(looks_like)
 
 
@@ -152,11 +155,14 @@ def test_no_model_gets_the_verdict_of_another():
     """A summary made in another order: predictions and receipts are told by their place."""
     rows = [{"model": name, "accuracy": "0.5", "answer_rate": "1.0"} for name in ("b", "a")]
     told = [receipt(adapter="none", asked_as_trained=None)] * 2
-    diagnosis.verdicts(rows, [BASE, BASE], told, ["b", "a"], {})
-    with pytest.raises(
-        ScoringError, match=r"rows of \['b', 'a'\], not of \['a', 'b'\]; make it again"
+    diagnosis.verdicts(SUMMARY, rows, [BASE, BASE], told, ["b", "a"], {})
+    for summary, again in (
+        (SUMMARY, f"make it again: snakemake --force {SUMMARY}"),
+        ("results/sweeps/seed1/summary.csv", "remove results/sweeps/seed1/summary.csv and run the"),
     ):
-        diagnosis.verdicts(rows, [BASE, BASE], told, ["a", "b"], {})
+        with pytest.raises(ScoringError) as caught:
+            diagnosis.verdicts(summary, rows, [BASE, BASE], told, ["a", "b"], {})
+        assert f"{summary} has rows of ['b', 'a'], not of ['a', 'b']; {again}" in str(caught.value)
 
 
 def test_the_gate_names_every_model_under_its_bar(tmp_path):
@@ -206,3 +212,21 @@ def test_an_adapter_asked_otherwise_fails_at_any_accuracy():
     asked = verdict_on(predictions(correct=99, wrong=1), told=receipt(asked_as_trained=False))
     assert asked["passed"] == "no"
     assert asked["looks_like"] == "prompt differs between training and inference"
+    with pytest.raises(
+        ScoringError, match=r"\(bar 0\.9\), enough, and yet it fails at any figures"
+    ):
+        diagnosis.refuse_failed([asked])
+
+
+@pytest.mark.parametrize(
+    ("style", "learnt", "prompt"),
+    [("answer", "reason first", "reasoning"), ("reasoning", "answer at once", "answer")],
+)
+def test_a_person_s_adapter_asked_otherwise_is_told_the_prompt_to_write(style, learnt, prompt):
+    rows = [{"model": "mine", "accuracy": "0.9", "answer_rate": "1.0"}]
+    told = [receipt(asked_as_trained=False, style=style)]
+    [row] = diagnosis.verdicts(SUMMARY, rows, [BASE], told, ["mine"], {})
+    assert row["evidence"].endswith(
+        f"if it was trained to {learnt}, write prompt: {prompt} (evaluate.adapters.mine.prompt); "
+        "else write under prompts the words that it was trained with"
+    )

@@ -104,7 +104,9 @@ def made_in(tmp_path: Path) -> report.Evidence:
     summary = as_csv(path, summary, scoring.COLUMNS)
     receipts = [{"settings": {"style": "answer"}, "asked_as_trained": None, "adapter": "none"}] * 5
     required = {"rft": {"accuracy": 0.9}}
-    failed = bars.verdicts(summary, list(SAID.values()), receipts, list(SAID), required)
+    failed = bars.verdicts(
+        "results/summary.csv", summary, list(SAID.values()), receipts, list(SAID), required
+    )
     rounds = [
         report.Round(
             name,

@@ -452,6 +452,8 @@ def test_an_evaluation_without_its_one_row_is_not_gathered():
     for rows in ([], [row, row], [{"model": "rft"}]):
         with pytest.raises(ScoringError, match=r"b\.csv is not the one row"):
             scoring.gathered({"a.csv": [row], "b.csv": rows})
+    with pytest.raises(ScoringError, match=r"remove results/sweeps/a/sft_eval\.csv and run the sw"):
+        scoring.gathered({"results/sweeps/a/sft_eval.csv": []})
 
 
 def test_a_right_answer_that_its_trace_does_not_come_to_is_luck():

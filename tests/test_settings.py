@@ -152,7 +152,7 @@ LINES = {
     "bundle: {largest_megabytes: 0}": "bundle.largest_megabytes is 0, not a number above 0 and at "
     "most 1000000; write bundle: {largest_megabytes: 50}",
     "base_model: gpt2": "base_model is the text 'gpt2', neither embedded, nor a folder that "
-    "exists, nor a hub's <org>/<name>@<commit>; write base_model: embedded",
+    "exists, nor a hub's <org>/<name>@<commit>; write base_model: path/to/model",
     "rollouts: {model: embedded}": "rollouts.model is the text 'embedded', neither null, nor a "
     "folder that exists, nor a hub's <org>/<name>@<commit>; write rollouts: {model: null}",
     "prompts: {answer: 'Q:'}": "prompts.answer is the text 'Q:', in which {question} stands 0 "
@@ -216,7 +216,7 @@ def test_what_a_line_says_to_write_is_yaml_that_mends_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("my_train.csv", "my_valid.csv", "my_rollouts.json"):
         (tmp_path / name).touch()
-    for folder in ("path/to/adapter", "x", "y"):
+    for folder in ("path/to/adapter", "path/to/model", "x", "y"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for text, lines in LINES.items():
         for line in [lines] if isinstance(lines, str) else lines:
@@ -249,6 +249,19 @@ def test_what_exists_passes(tmp_path, monkeypatch):
         )
     assert faults_of("data: {valid: a.jsonl}") == []
     assert faults_of("evaluate: {adapters: {m: model}, require: {m: {accuracy: 1}}}") == []
+
+
+def test_a_misspelt_model_is_told_what_lies_near(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "their/models/smollm2").mkdir(parents=True)
+    for key, model, near in (
+        ("base_model: {}", "their/models/smolm2", "their/models/smollm2"),
+        ("rollouts: {{model: {}}}", "their/models/smolm2", "their/models/smollm2"),
+        ("rollouts: {{model: {}}}", "thier", "their"),
+        ("base_model: {}", "embeded", "embedded"),
+    ):
+        [line] = faults_of(key.format(model))
+        assert line.endswith(f"; write {key.format(near)}")
 
 
 @pytest.mark.parametrize("config", [None, [], "text", 3, float("nan"), [{}]])

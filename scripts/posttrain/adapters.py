@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain import artifacts, devices, lineage, models, weights
+from posttrain import artifacts, devices, lineage, models, rounding, weights
 from posttrain.errors import AdapterError
 from posttrain.likelihood import mean_logprobs
 from posttrain.masking import IGNORE
@@ -150,6 +150,8 @@ def load_any(manifest_path: str | Path, files: Sequence[str]) -> Loaded:
 
 def ready(loaded: Loaded) -> "PreTrainedModel":
     """Return the model on the device and in the dtype it is to generate in, proven again there."""
+    if loaded.folder and devices.compute_dtype(devices.pick_device()) == torch.bfloat16:
+        rounding.spread(loaded.model)
     model = devices.ready(loaded.model)
     if loaded.receipt:
         found = mean_logprobs(model, loaded.receipt["probes"]["rows"])

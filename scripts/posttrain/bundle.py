@@ -84,17 +84,20 @@ def refuse_changed(paths: Iterable[str], receipts: Iterable[Mapping[str, Any]]) 
             )
 
 
-def refuse_unscored(rows: Iterable[Mapping[str, str]], weights: Mapping[str, str | Path]) -> None:
+def refuse_unscored(
+    summary: str | Path, rows: Iterable[Mapping[str, str]], weights: Mapping[str, str | Path]
+) -> None:
     """Raise BundleError if an adapter is not the one whose figures stand in the summary.
 
-    Args: rows, of the summary; weights, model -> the file of its adapter.
+    Args: summary, its path, beside which the evaluations lie; rows, its own; weights, model -> the
+        file of its adapter.
     """
     scored = {row["model"]: row["adapter_sha256"].removeprefix("unproven:") for row in rows}
     for model, path in weights.items():
         if artifacts.sha256_file(path) != scored[model]:
             raise BundleError(
-                f"{path} is not the adapter whose figures results/summary.csv holds as {model}; "
-                f"score it again: snakemake --force results/{model}_eval.csv results/summary.csv"
+                f"{path} is not the adapter whose figures {summary} holds as {model}; to score it, "
+                f"{lineage.made_again(Path(summary).with_name(f'{model}_eval.csv'))}"
             )
 
 
@@ -129,6 +132,8 @@ def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip; every fault in it is one of the zip at `path`."""
     try:
         archive = zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such file; name the bundle that is to be opened") from error
     except Exception as error:  # whatever zipfile stumbles over, the file is at fault
         raise BundleError(f"{path} is no sound zip ({error}); copy it again") from error
     with archive:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain import lineage
 from posttrain.errors import ScoringError
 
 FAILINGS = ("wrong", "unparseable", "truncated", "error")
@@ -21,9 +22,12 @@ COLUMNS = (
 # A trained model that still answers almost every question as its base does has not been trained.
 SAME_AS_BASE = 0.95
 TWIN = {"answer": "base", "worked": "cot", "reasoning": "cot"}
+# How else an adapter of a person's own can be asked, and what it was trained to do if so.
+OTHER = {"answer": ("reasoning", "reason first"), "reasoning": ("answer", "answer at once")}
 
 
 def verdicts(
+    summary: str,
     rows: Sequence[Mapping[str, str]],
     predictions: Sequence[Sequence[Mapping[str, Any]]],
     receipts: Sequence[Mapping[str, Any]],
@@ -32,15 +36,15 @@ def verdicts(
 ) -> list[dict[str, Any]]:
     """Return one row of `COLUMNS` a model: its bar, whether it passed, and what it looks like.
 
-    Args: for each of `models` in the same order, its row of the summary (text), its predictions,
-        and the receipt of its evaluation; require, model -> accuracy and answer_rate, a bar left
-        out is 0.
+    Args: summary, its path; for each of `models` in the same order, its row of the summary
+        (text), its predictions, and the receipt of its evaluation; require, model -> accuracy and
+        answer_rate, a bar left out is 0.
     Raises: ScoringError if the rows are not of `models`.
     """
     if [row["model"] for row in rows] != list(models):
         raise ScoringError(
-            f"the summary has rows of {[row['model'] for row in rows]}, not of {list(models)}; "
-            "make it again: snakemake --force results/summary.csv"
+            f"{summary} has rows of {[row['model'] for row in rows]}, not of {list(models)}; "
+            f"{lineage.made_again(summary)}"
         )
     said = {row["model"]: lines for row, lines in zip(rows, predictions, strict=True)}
     found = []
@@ -54,7 +58,8 @@ def verdicts(
         is_sound = receipt["asked_as_trained"] is not False and not counts["error"]
         passed = accuracy >= least and rate >= least_rate and is_sound
         twin = said.get(TWIN[receipt["settings"]["style"]], ())
-        looks_like, evidence = ("", "") if passed else diagnose(lines, twin, receipt, least_rate)
+        told = (row["model"], lines, twin, receipt, least_rate)
+        looks_like, evidence = ("", "") if passed else diagnose(*told)
         found.append(
             {
                 "model": row["model"],
@@ -72,6 +77,7 @@ def verdicts(
 
 
 def diagnose(
+    model: str,
     lines: Sequence[Mapping[str, Any]],
     twin: Sequence[Mapping[str, Any]],
     receipt: Mapping[str, Any],
@@ -102,7 +108,8 @@ def diagnose(
     if receipt["asked_as_trained"] is False:
         return (
             "prompt differs between training and inference",
-            f"asked {lines[0]['prompt']!r}, which is not how its training rows begin",
+            f"asked {lines[0]['prompt']!r}, which is not how its training rows begin; "
+            f"{_mend_prompt(model, receipt['settings']['style'])}",
         )
     silent = counts["truncated"] + counts["unparseable"]
     is_too_silent = silent > counts["wrong"] or len(lines) - silent < least_rate * len(lines)
@@ -120,6 +127,16 @@ def diagnose(
     return "simply weak", f"{counts['wrong']} of {len(lines)} answers are readable and wrong"
 
 
+def _mend_prompt(model: str, style: str) -> str:
+    """Return what to write where `model` is asked in a style that it was not trained in."""
+    words = "write under prompts the words that it was trained with"
+    if model in ("sft", "rft"):
+        return words
+    prompt, learnt = OTHER[style]
+    key = f"evaluate.adapters.{model}.prompt"
+    return f"if it was trained to {learnt}, write prompt: {prompt} ({key}); else {words}"
+
+
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return the summary's rows as aligned text, without the hashes."""
     import pandas as pd
@@ -134,9 +151,16 @@ def refuse_failed(found: Sequence[Mapping[str, str]]) -> None:
         lines = [
             f"{row['model']} does not pass: accuracy {row['accuracy']} (bar "
             f"{row['required_accuracy']}), answer_rate {row['answer_rate']} (bar "
-            f"{row['required_answer_rate']}); it looks like: {row['looks_like']}, "
+            f"{row['required_answer_rate']}){_but(row)} it looks like: {row['looks_like']}, "
             f"{row['evidence']}"
             for row in failed
         ]
         hint = "all results are written; bars stand in the config under evaluate.require"
         raise ScoringError("\n".join([*lines, hint]))
+
+
+def _but(row: Mapping[str, str]) -> str:
+    """Return what leads from a failed row's figures to the reason: they may be good enough."""
+    bars = ("accuracy", "answer_rate")
+    meets = all(float(row[bar]) >= float(row[f"required_{bar}"]) for bar in bars)
+    return ", enough, and yet it fails at any figures:" if meets else ";"

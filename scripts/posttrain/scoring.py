@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posttrain import answers, traces
+from posttrain import answers, lineage, traces
 from posttrain.errors import ScoringError
 from posttrain.statistics import wilson
 
@@ -144,7 +144,6 @@ def gathered(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Mapping[
     for path, rows in tables.items():
         if [tuple(row) for row in rows] != [COLUMNS]:
             raise ScoringError(
-                f"{path} is not the one row that an evaluation writes; make it again: "
-                f"snakemake --force {path}"
+                f"{path} is not the one row that an evaluation writes; {lineage.made_again(path)}"
             )
     return [row for rows in tables.values() for row in rows]

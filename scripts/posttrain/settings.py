@@ -73,8 +73,8 @@ Checker = validators.extend(
 def faults(config: Any, schema: Node) -> list[str]:
     """Return every fault of `config` as one line: the place, the value, the rule, what to write.
 
-    Looks at the disk only to ask whether the named files and folders are there. Never raises,
-    whatever `config` holds.
+    Looks at the disk only to ask whether the named files and folders are there, and which are
+    near. Never raises, whatever `config` holds.
     """
     config = _plain(config)
     found = list(_broken(config, schema))
@@ -435,20 +435,35 @@ def _engine(engine: Mapping[str, Any], models: list[str], sampler: str | None) -
             yield _fault((*path, name), what, there, there=(*path, (near or ["base"])[0]))
 
 
+def _folders_beside(path: str) -> list[str]:
+    """Return the folders that lie where `path` would, as it would name them; none if none can."""
+    parent = os.path.dirname(path)
+    try:
+        with os.scandir(parent or ".") as entries:
+            return [os.path.join(parent, entry.name) for entry in entries if entry.is_dir()]
+    except (OSError, ValueError):  # no such parent; a text that is no path
+        return []
+
+
 def _missing(
     config: Mapping[str, Any],
     is_file: Callable[[str], bool] = os.path.isfile,  # unlike pathlib's, False for any text
     is_folder: Callable[[str], bool] = os.path.isdir,
+    beside: Callable[[str], list[str]] = _folders_beside,
 ) -> Iterator[Fault]:
     """Yield the faults of the files and folders that a filled, well-shaped `config` names."""
-    for path, known in ((("base_model",), "embedded"), (("rollouts", "model"), None)):
+    for path, known, other in (
+        (("base_model",), "embedded", "path/to/model"),
+        (("rollouts", "model"), None, None),
+    ):
         model = config[path[0]] if len(path) == 1 else config[path[0]][path[1]]
         if not (model == known or is_folder(model) or is_name(model)):
             what = (
                 f"is {_shown(model)}, neither {_flow(known)}, nor a folder that exists, nor a "
                 "hub's <org>/<name>@<commit>"
             )
-            yield _fault(path, what, known)
+            near = difflib.get_close_matches(model, [*filter(None, [known]), *beside(model)], 1)
+            yield _fault(path, what, (near or [other])[0])
 
     for key in ("train", "valid"):
         path = config["data"][key]
