@@ -216,6 +216,33 @@ def test_it_is_proven_again_in_the_dtype_it_generates_in(base, sound, monkeypatc
     assert "this is not the model that was trained" in refusal(lambda: adapters.ready(loaded))
 
 
+def test_what_a_short_training_added_to_bfloat16_weights_is_there_when_it_generates(
+    base, sound, monkeypatch
+):
+    """Rounded to the nearest, most weights would be what they were before it."""
+    monkeypatch.setattr(devices, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: HALF)
+    loaded = adapters.load(base, sound)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.copy_(parameter.to(HALF))
+        weight = loaded.model.model.layers[0].mlp.up_proj.weight
+        before = weight.clone()
+        weight.add_(before.abs() / 1024)  # a quarter or an eighth of a step of bfloat16
+        nearest = weight.to(HALF) - before
+    assert not nearest.any(), "this test no longer sees the old fault"
+    added = adapters.ready(loaded).model.layers[0].mlp.up_proj.weight.float() - before
+    assert float(added.abs().sum() / before.abs().sum()) == pytest.approx(1 / 1024, rel=0.2)
+
+
+def test_positions_are_as_exact_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: HALF)
+    exact = tiny_model().model.rotary_emb.inv_freq.clone()
+    model = devices.ready(tiny_model())
+    assert model.dtype == HALF
+    assert torch.equal(model.model.rotary_emb.inv_freq.cpu(), exact)
+
+
 PRINT_CONFIG = """
 import json, sys
 from training_for_tests import RECIPE, adapters, tiny_model

@@ -212,7 +212,7 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
     text = before[0]["completion"]
     failed = [line["completion"] == text for line in before]
     again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
-    with (again / "scripts/posttrain/answers.py").open("a", encoding="utf-8") as file:
+    with (again / "scripts/posttrain/tags.py").open("a", encoding="utf-8") as file:
         file.write(FAILING_PARSER.format(text=text))
     # Else all that imports the parser would run again, which is almost everything.
     assert again.snakemake("--touch", *ONE_CORE, "--configfile", TINY).status == 0

@@ -237,13 +237,38 @@ def test_a_model_with_more_than_keys_and_values_is_refused(tokenizer, prompts):
         {"num_key_value_heads": 1, "head_dim": 8},
         {"tie_word_embeddings": False},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
     ],
-    ids=["shared heads", "own heads", "one key", "own head", "stretched positions"],
+    ids=["shared heads", "own heads", "one key", "own head", "linear", "yarn", "llama3"],
 )
 def test_the_pass_written_out_gives_the_logits_of_transformers(changes):
     """Lines of other lengths, prompts padded on the left, gains that are not 1."""
     own = odd_llama(**changes)
     assert decoding.is_plain_llama(own)
+    expected, ours = both_passes(own)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_the_pass_is_as_near_to_float32_as_that_of_transformers():
+    own = odd_llama()
+    exact, _ = both_passes(own)
+    theirs, ours = both_passes(own.bfloat16())
+    errors = [(logits.float() - exact).abs().mean() for logits in (theirs, ours)]
+    assert 0 < errors[1] < 1.5 * errors[0]
+
+
+def both_passes(own):
+    """Return the logits of three last tokens: of transformers' pass, and of that written out."""
     generator = torch.Generator().manual_seed(2)
     texts = torch.randint(0, WORDS, (3, 9), generator=generator)
     starts = torch.tensor([0, 2, 5])
@@ -268,8 +293,7 @@ def test_the_pass_written_out_gives_the_logits_of_transformers(changes):
         cache.advance(8)
         mask = torch.zeros(3, cache.columns, dtype=torch.bool)
         mask[:, :9] = own_columns
-        logits = decoding.step_of(own)(texts[:, -1], positions[:, -1], mask, cache)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+        return expected, decoding.step_of(own)(texts[:, -1], positions[:, -1], mask, cache)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +310,9 @@ def test_a_llama_with_something_more_is_left_to_transformers(changes):
     assert not decoding.is_plain_llama(odd_llama(**changes))
 
 
-def test_a_model_with_an_adapter_is_left_to_transformers():
-    wrapped = get_peft_model(odd_llama(), LoraConfig(target_modules=["q_proj"]))
+@pytest.mark.parametrize("module", ["q_proj", "embed_tokens"])
+def test_a_model_with_an_adapter_is_left_to_transformers(module):
+    wrapped = get_peft_model(odd_llama(), LoraConfig(target_modules=[module]))
     assert not decoding.is_plain_llama(wrapped)
     assert not decoding.is_plain_llama(wrapped.get_base_model())
 
@@ -330,6 +355,7 @@ def test_one_prompt_fills_a_batch_of_several_parts(model, tokenizer, prompts, mo
     monkeypatch.setattr(sampling, "PART", 8)
     assert drawn(model, tokenizer, prompts[:1], 0, counts=[20], batch_size=24) == whole
     assert completed(model, tokenizer, [], counts=[]) == []
+    assert completed(model, tokenizer, prompts[:2], counts=[0, 0]) == [[], []]
 
 
 def test_a_call_that_is_given_up_writes_no_further(model, tokenizer, prompts, monkeypatch):

@@ -92,7 +92,7 @@ def _read(path: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
         receipt = artifacts.read_json(path)
         if path.name == "manifest.json":
             receipt = _of_manifest(path.parent, receipt["files"], receipt["origin"])
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise PosttrainError(f"{path} is no receipt: {error!r}; {again}") from error
     if fault := best_match(Draft202012Validator(schema).iter_errors(receipt)):
         place = ".".join(map(str, fault.absolute_path)) or "its top level"

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import Embedding, Linear
 from torch.nn.functional import embedding, linear, rms_norm, silu
 from transformers import LlamaForCausalLM
 
 from posttrain.kv_cache import ColumnCache, use_fast_attention
+from posttrain.rotary import turned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +32,7 @@ FIXED_TURNS = ("default", "linear", "llama3", "yarn")
 def step_of(model: "PreTrainedModel") -> Step:
     """Return what reads one token a line and writes its keys and values into the cache.
 
-    A Llama's weights are taken as they are now: what becomes of the model later is not seen.
+    To be used before the model changes: a Llama's weights are taken as they are now.
     """
     if is_plain_llama(model):
         return _Llama(model)
@@ -51,7 +53,7 @@ def step_of(model: "PreTrainedModel") -> Step:
 
 def is_plain_llama(model: "PreTrainedModel") -> bool:
     """Tell whether `model` is transformers' Llama and nothing else: no adapter, no bias."""
-    if type(model) is not LlamaForCausalLM:
+    if type(model) is not LlamaForCausalLM or type(model.model.embed_tokens) is not Embedding:
         return False
     projections = [
         layer
@@ -60,7 +62,7 @@ def is_plain_llama(model: "PreTrainedModel") -> bool:
     ]
     config = model.config
     return (
-        all(type(layer) is torch.nn.Linear and layer.bias is None for layer in projections)
+        all(type(layer) is Linear and layer.bias is None for layer in projections)
         and config.hidden_act == "silu"
         and config.rope_parameters["rope_type"] in FIXED_TURNS
     )
@@ -94,7 +96,7 @@ class _Llama:
     def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: ColumnCache) -> Tensor:
         x = embedding(ids, self.embedding)
         angles = positions[:, None, None].float() * self.frequencies
-        turns = [(part * self.stretch).to(x.dtype) for part in (angles.cos(), angles.sin())]
+        turns = tuple((part * self.stretch).to(x.dtype) for part in (angles.cos(), angles.sin()))
         per_key = self.heads // self.kv_heads
         # A key's heads are one product: a mask for each line and key.
         unseen = torch.zeros(mask.shape, dtype=x.dtype, device=x.device)
@@ -103,11 +105,11 @@ class _Llama:
         for layer, kept in zip(self.layers, cache.layers, strict=True):
             norm, qkv, out, next_norm, gate, up, down = layer
             every = linear(self._normed(x, norm), qkv).view(len(x), -1, self.size)
-            turned = _turned(every[:, : -self.kv_heads], *turns)
+            placed = turned(every[:, : -self.kv_heads], turns)
             keys, values = kept.update(
-                turned[:, self.heads :, None], every[:, -self.kv_heads :, None]
+                placed[:, self.heads :, None], every[:, -self.kv_heads :, None]
             )
-            query = turned[:, : self.heads].reshape(-1, per_key, self.size)
+            query = placed[:, : self.heads].reshape(-1, per_key, self.size)
             scores = torch.baddbmm(
                 unseen, query, keys.flatten(0, 1).transpose(1, 2), alpha=self.size**-0.5
             )
@@ -120,13 +122,3 @@ class _Llama:
 
     def _normed(self, x: Tensor, gain: Tensor) -> Tensor:
         return rms_norm(x, (x.shape[-1],), gain, self.epsilon)
-
-
-def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Return x (lines, heads, D), each pair (i, i + D / 2) turned by its line's angles."""
-    one, other = x.chunk(2, dim=-1)
-    result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    first, second = result.chunk(2, dim=-1)
-    torch.mul(one, cosine, out=first).addcmul_(other, sine, value=-1)
-    torch.mul(other, cosine, out=second).addcmul_(one, sine)
-    return result

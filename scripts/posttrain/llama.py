@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from posttrain.rms_norm import RmsNorm
+from posttrain.rotary import turned
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -55,9 +56,9 @@ class _Attention(Function):
         heads = all_heads - 2 * kv_heads
         per_key = heads // kv_heads
         scale = size**-0.5
-        query = _turned(qkv[:, :, :heads], turns).mul_(scale)
+        query = turned(qkv[:, :, :heads], turns).mul_(scale)
         query = query.transpose(1, 2).reshape(-1, per_key * length, size)
-        key = _turned(qkv[:, :, heads:-kv_heads], turns)
+        key = turned(qkv[:, :, heads:-kv_heads], turns)
         key = key.transpose(1, 2).reshape(-1, length, size)
         value = qkv[:, :, -kv_heads:].transpose(1, 2).reshape(-1, length, size)
         future = torch.full((length, length), -torch.inf, dtype=qkv.dtype, device=qkv.device)
@@ -87,21 +88,10 @@ class _Attention(Function):
         of_shares = torch.bmm(gradient, value.transpose(1, 2))
         of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
         of_key = by_position(torch.bmm(of_scores.transpose(1, 2), query), kv_heads)
-        result[:, :, heads:-kv_heads] = _turned(of_key, back)
+        result[:, :, heads:-kv_heads] = turned(of_key, back)
         of_query = by_position(torch.bmm(of_scores, key), heads)
-        result[:, :, :heads] = _turned(of_query, back).mul_(ctx.scale)
+        result[:, :, :heads] = turned(of_query, back).mul_(ctx.scale)
         return result, None, None
-
-
-def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Return x (B, T, heads, D), each pair (i, i + D / 2) turned by its position's angle."""
-    cosine, sine = turns
-    one, other = x.chunk(2, dim=-1)
-    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    first, second = result.chunk(2, dim=-1)
-    torch.mul(one, cosine, out=first).addcmul_(other, sine, value=-1)
-    torch.mul(other, cosine, out=second).addcmul_(one, sine)
-    return result
 
 
 class _Loss(Function):

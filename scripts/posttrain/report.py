@@ -22,6 +22,7 @@ MOST_SAMPLES = 12  # questions that are shown with what each model said
 MOST_ROWS = 2  # of a tokenized file
 MOST_MISTAKES = 12  # wrong answers of a model that are shown
 MOST_KINDS = 12  # values of a group that are drawn; one with more is a table
+
 Row = Mapping[str, Any]
 Table = Sequence[Mapping[str, str]]
 
@@ -50,8 +51,7 @@ class Evidence:
     predictions: model -> a line a question. questions: those of validation. histories: training ->
     its steps. rounds: of sampling. rows: tokenized file -> row id -> its spans. chain: the
     receipts, step by step. lineage: the tree of the summary. unread: lines on receipts that lie
-    about, of no step of this run, and cannot be read.
-    receipts, step by step. lineage: the tree of the summary. task: what was asked.
+    about, of no step of this run, and cannot be read. task: what was asked.
     """
 
     summary: Table

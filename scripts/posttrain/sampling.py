@@ -52,8 +52,18 @@ def complete(
     batches = []
     for part in range(parts):
         own = slice(part, None, parts)
-        given = (prompts[own], samples[own], -(-batch_size // parts), temperature)
-        batches.append(Batch(model, step, ends, *given, torch.cat(draws[own]) if draws else None))
+        batches.append(
+            Batch(
+                model,
+                step,
+                ends,
+                prompts[own],
+                samples[own],
+                lines=-(-batch_size // parts),
+                temperature=temperature,
+                draws=torch.cat(draws[own]) if draws else None,
+            )
+        )
     first = [0] * parts
     with _each_on_a_thread(parts) as each:
         try:
@@ -73,10 +83,9 @@ def parts_of(rows: int, batch_size: int, device: torch.device) -> int:
     """Return in how many parts a batch is written: on a CPU, of 512 rows at most.
 
     Two threads write a part each in less time than they write both together, when they wait for
-    each other at every small operation. How many threads there are changes no part, nor what it
-    writes.
+    each other at every small operation. How many threads there are changes no part.
     """
-    return -(-min(rows, batch_size) // PART) if device.type == "cpu" else 1
+    return max(1, -(-min(rows, batch_size) // PART)) if device.type == "cpu" else 1
 
 
 @contextmanager
