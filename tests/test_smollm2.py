@@ -158,7 +158,8 @@ def test_the_model_is_fetched_whole_as_its_commit_states_it(run: Run):
 
 def test_it_is_sampled_from_and_nothing_it_says_is_trained_on(run: Run):
     assert run.first.status == 1
-    assert run.first.error.startswith("none of 8 samples can be trained on (8 ")
+    # Why not each of them, random weights decide.
+    assert run.first.error.startswith("none of 8 samples can be trained on (")
     assert len(run.sampled) == 8
     assert len({row["completion"] for row in run.sampled}) == 8, "they were not drawn"
     assert not {row["verdict"] for row in run.sampled} & {"correct", "error"}
