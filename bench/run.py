@@ -1,5 +1,7 @@
 """Our stages against their peers and the machine's limit: bench/results.csv and bench/results.svg.
 
+bench/results.json states what was measured: the run, the code, the libraries, the machine.
+
     make bench                     # in the folder of a finished run
     make bench ARGS=--chain        # the whole default chain, too: some minutes more
 
@@ -9,9 +11,12 @@ completions or a share of right samples that differ end it.
 """
 
 import argparse
+import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -21,10 +26,11 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELI
 import commands  # noqa: E402
 import stages  # noqa: E402
 import table  # noqa: E402
+import torch  # noqa: E402
 import yaml  # noqa: E402
-from cases import embedded, smollm2  # noqa: E402
+from cases import BASE, embedded, smollm2  # noqa: E402
 
-from posttrain import settings  # noqa: E402
+from posttrain import artifacts, devices, lineage, models, settings  # noqa: E402
 
 # benchmark -> what measures it, given the config
 MEASURED = {
@@ -43,6 +49,18 @@ MEASURED = {
 }
 
 
+def measured() -> dict[str, Any]:
+    """Return what the figures hang on, as a receipt states it."""
+    code = [*ROOT.glob("bench/*.py"), *ROOT.glob("scripts/posttrain/*.py")]
+    inputs = {
+        "run": [str(BASE / models.MANIFEST), "results/passed.csv"],
+        "code": [os.path.relpath(path) for path in code],
+    }
+    names = ("torch", "transformers", "peft", "trl", "snakemake")
+    libraries = {name: metadata.version(name) for name in names}
+    return lineage.origin("bench", inputs, {}, libraries, devices.describe(torch.get_num_threads()))
+
+
 def main() -> None:
     """Measure all, and write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -54,7 +72,14 @@ def main() -> None:
     schema = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     config = settings.filled(config, schema)
+    made = json.loads((BASE / models.MANIFEST).read_text(encoding="utf-8"))["origin"]
+    if any(
+        made.get("settings", {}).get(key) != settings.canonical(config[key])
+        for key in ("task", "embedded")
+    ):
+        sys.exit("the run in this folder is not one of config.yaml as it is: make run")
     parts = [measure for name in given.only for measure in MEASURED[name]]
+    artifacts.write_json(ROOT / "bench/results.json", measured())
     rows = []
     for measure in [*parts, lambda config: commands.chain_rows(given.chain)]:
         found = measure(config)

@@ -35,14 +35,13 @@ from posttrain.units import held_out
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
 
 REPEATS = 5
 # How far two losses of one step may lie apart, as a share: bfloat16 adds in another order.
 LOSS_TOLERANCE = 0.05
 GREEDY_PROMPTS = 32
 GREEDY_EQUAL = 0.95  # share of float32 completions that must be equal: ties are broken by rounding
-STANDARD_ERRORS = 5  # by which the shares of accepted samples may differ
+STANDARD_ERRORS = 4  # by which what two sides sampled may differ, in the mean
 
 
 class UnequalWorkError(Exception):
@@ -202,7 +201,8 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     merged = devices.ready(copy.deepcopy(case.adapter).merge_and_unload())
     # Copies, as our sampling and continuous batching each leave their own attention in the model.
     plain, paged = copy.deepcopy(merged), copy.deepcopy(merged)
-    unmerged = in_dtype_but_adapter(copy.deepcopy(case.adapter), merged)
+    unmerged = copy.deepcopy(case.adapter).to(merged.device).eval()
+    peers.in_dtype_but_adapter(unmerged, merged.dtype)
     generator = torch.Generator(merged.device).manual_seed(config["seed"])
     written: dict[str, list[sampling.Completion]] = {}
 
@@ -234,7 +234,6 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
         written[side] = sample(*given)
         return len(written[side]) / (time.perf_counter() - start)
 
-    half = replace(work, prompts=asked[: len(asked) // 2])
     at_once, _ = fastest(
         "generate-best",
         list(peers.batch_sizes(total, case.samples)),
@@ -242,8 +241,8 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
     )
     together, why_not = fastest(
         "generate-batch",
-        [rows for rows in peers.BATCHED_ROWS if rows <= total // 2],
-        lambda rows: timed("generate-batch", generate_batch, half, rows),
+        [rows for rows in peers.BATCHED_ROWS if rows <= total],
+        lambda rows: timed("generate-batch", generate_batch, work, rows),
     )
     how = {
         "origin": f"generate, at most {peers.ORIGIN_PROMPTS} prompts at once, adapter not merged",
@@ -303,14 +302,6 @@ def fastest(
     return (max(tried, key=lambda one: one[0])[1] if tried else None), why_not
 
 
-def in_dtype_but_adapter(model: "PeftModel", like: "PreTrainedModel") -> "PeftModel":
-    """Move `model` where `like` is, its base in that dtype; peft keeps adapters in float32."""
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name:
-            parameter.data = parameter.data.to(like.dtype)
-    return model.to(like.device).eval()
-
-
 def greedy_equality(case: Case, work: peers.Sampling, names: Sequence[str]) -> dict[str, float]:
     """Return the share of greedy float32 completions that each peer named writes as ours.
 
@@ -352,31 +343,34 @@ def same_statistics(
 ) -> str:
     """Return, in words, what both sides wrote at the same temperature.
 
-    Raises: UnequalWorkError if the shares accepted, or ended before the limit, cannot be chance.
+    Raises: UnequalWorkError if the shares accepted, or ended before the limit, or the lengths, are
+        so far apart that it cannot be chance.
     """
     if len(ours) != len(theirs):
         raise UnequalWorkError(f"{len(theirs)} completions, not {len(ours)}")
 
-    def accepted(side: Sequence[sampling.Completion]) -> float:
+    def accepted(side: Sequence[sampling.Completion]) -> list[float]:
         verdicts = (
             scoring.judge(one, gold, config["evaluate"], task_units)["verdict"]
             for one, gold in zip(side, golds, strict=True)
         )
-        return sum(verdict == "correct" for verdict in verdicts) / len(side)
+        return [float(verdict == "correct") for verdict in verdicts]
 
-    def ended(side: Sequence[sampling.Completion]) -> float:
-        return sum(one.finish != "length" for one in side) / len(side)
-
+    measures = {
+        "right": ("{:.1%}", accepted),
+        "ended": ("{:.1%}", lambda side: [float(one.finish != "length") for one in side]),
+        "tokens": ("{:.1f}", lambda side: [float(one.tokens) for one in side]),
+    }
     words = []
-    for name, share in (("right", accepted), ("ended", ended)):
-        a, b = share(ours), share(theirs)
-        mean = (a + b) / 2
-        error = (2 * mean * (1 - mean) / len(ours)) ** 0.5
+    for name, (form, measure) in measures.items():
+        both = [measure(side) for side in (ours, theirs)]
+        a, b = map(statistics.fmean, both)
+        error = (sum(map(statistics.pvariance, both)) / len(ours)) ** 0.5
+        told = f"{name} {form.format(a)} against {form.format(b)}"
         if abs(a - b) > STANDARD_ERRORS * error:
-            raise UnequalWorkError(f"{name}: {a:.1%} of ours against {b:.1%}")
-        words.append(f"{name} {a:.1%} against {b:.1%}")
-    lengths = [sum(one.tokens for one in side) / len(side) for side in (ours, theirs)]
-    return "{}, {}; {:.1f} tokens against {:.1f}".format(*words, *lengths)
+            raise UnequalWorkError(told)
+        words.append(told)
+    return ", ".join(words)
 
 
 def pretrain_rows(config: Mapping[str, Any]) -> list[table.Row]:

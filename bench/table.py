@@ -48,6 +48,7 @@ def row(
 ) -> Row:
     """Return a row of the table from the repeats of both sides; a side that did not run is empty.
 
+    The least and the most of several repeats stand at the end of the note.
     Args: key, benchmark, model and peer.
     Raises: ValueError if the key is not the table's.
     """
@@ -55,6 +56,10 @@ def row(
         if given not in known:
             raise ValueError(f"{given!r} is none of {', '.join(known)}")
     medians = [statistics.median(side) if side else None for side in (ours, theirs)]
+    spread = " against ".join(
+        f"{min(side):.4g} to {max(side):.4g}" for side in (ours, theirs) if len(side) > 1
+    )
+    note = "; ".join(filter(None, (note, spread)))
     times = "" if None in medians else f"{ratio(unit, *medians):.3f}"
     shown = ["" if value is None else f"{value:.4g}" for value in medians]
     return dict(zip(COLUMNS, (*key, *shown, unit, times, note), strict=True))

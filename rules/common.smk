@@ -139,7 +139,10 @@ def engine_of(**roles: str) -> dict:
 
 
 def connection_of(**roles: str) -> dict:
-    """Return how the server is asked, which no byte hangs on; {} where nothing is asked of it."""
+    """Return how the server is asked, which no byte hangs on; {} where nothing is asked of it.
+
+    For params that take `threads`, too: Snakemake derives those anew, and a change reruns nothing.
+    """
     keys = {key: f"engine.{key}" for key in ("concurrency", "timeout", "retries")}
     return settings_of(**keys) if engine_of(**roles) else {}
 

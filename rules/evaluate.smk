@@ -35,7 +35,7 @@ rule evaluate:
         model="{model}",
         style=lambda wildcards: MODELS[wildcards.model]["style"],
         engine=lambda wildcards: engine_of(model=weights_of(wildcards.model)),
-        connection=lambda wildcards: connection_of(model=weights_of(wildcards.model)),
+        connection=lambda wildcards, threads: connection_of(model=weights_of(wildcards.model)),
         libraries=libraries_of("scripts/evaluate_model.py"),
     script:
         "../scripts/evaluate_model.py"

@@ -53,7 +53,7 @@ rule generate_rft_data:
         round=lambda wildcards: int(wildcards.round),
         style=lambda wildcards: "worked" if wildcards.round == "1" else "reasoning",
         engine=lambda wildcards: engine_of(**rollout_models(wildcards.round)),
-        connection=lambda wildcards: connection_of(**rollout_models(wildcards.round)),
+        connection=lambda wildcards, threads: connection_of(**rollout_models(wildcards.round)),
         libraries=libraries_of("scripts/generate_rft_data.py"),
     script:
         "../scripts/generate_rft_data.py"

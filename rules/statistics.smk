@@ -108,7 +108,7 @@ rule sampled:
         ),
         style=lambda wildcards: MODELS[wildcards.model]["style"],
         engine=lambda wildcards: engine_of(model=weights_of(wildcards.model)),
-        connection=lambda wildcards: connection_of(model=weights_of(wildcards.model)),
+        connection=lambda wildcards, threads: connection_of(model=weights_of(wildcards.model)),
         libraries=libraries_of("scripts/sample_answers.py"),
     script:
         "../scripts/sample_answers.py"

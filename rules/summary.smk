@@ -48,20 +48,32 @@ rule gate:
         verdicts=rules.verdicts.output.verdicts,
         receipts=[
             rules.questions.output.receipt,
+            *([rules.split_questions.output.receipt] if len(ROUNDS) > 1 else []),
             rules.tokenize_sft.output.receipt,
             rules.sft_train.output.receipt,
             *expand("results/rollouts/round{round}_receipt.json", round=ROUNDS),
             *expand(rules.select_rft_data.output.receipt, round=ROUNDS),
+            *expand(rules.ledger.output.receipt, round=ROUNDS),
             *expand(rules.tokenize_rft.output.receipt, round=ROUNDS),
             *expand(rules.rft_train.output.receipt, round=ROUNDS),
+            *(
+                expand(rules.evaluate_held_out.output.receipt, round=ROUNDS)
+                if len(ROUNDS) > 1
+                else []
+            ),
+            rules.select_round.output.receipt,
             *expand(rules.evaluate.output.receipt, model=MODELS),
+            rules.comparisons.output.receipt,
+            rules.breakdown.output.receipt,
             rules.summary.output.receipt,
             rules.verdicts.output.receipt,
         ],
         others=[
-            rules.comparisons.output.table,
-            rules.breakdown.output.table,
-            *expand(rules.ledger.output.ledger, round=ROUNDS),
+            *expand(rules.select_rft_data.output, round=ROUNDS),
+            *expand(rules.ledger.output, round=ROUNDS),
+            *rules.select_round.output,
+            *rules.comparisons.output,
+            *rules.breakdown.output,
         ],
         code=code_of("scripts/check_gate.py"),
     output:

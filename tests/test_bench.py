@@ -47,6 +47,7 @@ def test_a_unit_of_unknown_direction_has_no_ratio():
 def test_medians_stand_in_the_table_not_means_nor_the_best():
     found = table.row(KEY, "s", ours=[1, 1, 2, 9, 9], theirs=[100, 4, 4, 4, 1])
     assert (found["ours"], found["theirs"], found["ratio"]) == ("2", "4", "2.000")
+    assert found["note"] == "1 to 9 against 1 to 100"
 
 
 def test_a_side_that_did_not_run_is_empty_and_so_is_the_ratio():
@@ -88,6 +89,7 @@ def test_samples_of_other_work_end_the_benchmark():
     right = [Completion("<answer>6</answer>", 3, "answer")] * 200
     wrong = [Completion("<answer>7</answer>", 3, "answer")] * 200
     cut = [Completion("<answer>", 3, "length")] * 200
+    longer = [Completion("<answer>6</answer>", tokens, "answer") for tokens in (3, 4)] * 100
     golds = [6.0] * 200
     mixed = right[:100] + wrong[:100]
     assert "right 50.0% against 55.0%" in stages.same_statistics(
@@ -97,6 +99,7 @@ def test_samples_of_other_work_end_the_benchmark():
         (right, "right"),
         (wrong[:100] + cut[:100], "right"),
         (wrong[:9], "9 comp"),
+        (longer[:100] + wrong[:100], "tokens 3.0 against 3.2"),
     ):
         with pytest.raises(stages.UnequalWorkError, match=fault):
             stages.same_statistics(mixed, other, golds, config)

@@ -247,7 +247,17 @@ def test_an_error_of_the_verifier_is_counted_apart_and_fails_the_run(chain: Chai
 
 def test_a_table_edited_by_hand_passes_no_gate(chain: Chain, tmp_path: Path):
     again = Chain(shutil.copytree(chain.folder, tmp_path / "workflow"))
-    for name, rule in (("verdicts", "gate"), ("summary", "verdicts")):
+    edited = {
+        "verdicts": "gate",
+        "summary": "verdicts",
+        "comparisons": "gate",
+        "gained_lost": "gate",
+        "breakdown": "gate",
+        "rft_data/round1_ledger": "gate",
+        "rft_data/round1_yield": "gate",
+        "rft/rounds": "gate",
+    }
+    for name, rule in edited.items():
         with again.with_line(f"results/{name}.csv", ""):
             said = again.snakemake(*ONE_CORE, "--configfile", TINY)
         assert said.status == 1

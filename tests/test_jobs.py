@@ -167,7 +167,7 @@ def test_too_little_memory_ends_in_one_line_that_names_the_batch_size(tmp_path):
     status, said = end(process)
     assert status == 1
     assert "error: out of memory: " in said.splitlines()[-1]
-    assert "lower the batch_size of this stage in the config" in said.splitlines()[-1]
+    assert "write in the config a smaller batch_size" in said.splitlines()[-1]
     assert "Traceback" not in said
 
 

@@ -122,14 +122,15 @@ def test_each_prompt_gets_as_many_completions_as_asked(model, tokenizer, prompts
 def forwards(model, monkeypatch):
     """Return a list to which each pass through the model adds the shape of what it reads."""
     shapes = []
-    forward, step_of = model.forward, sampling.step_of
+    forward, step_of = type(model).forward, sampling.step_of
 
-    def counted(*args, **kwargs):
+    def counted(self, *args, **kwargs):
         shapes.append(tuple(kwargs["input_ids"].shape))
-        return forward(*args, **kwargs)
+        return forward(self, *args, **kwargs)
 
     def counted_step_of(given):
         step = step_of(given)
+        shapes.clear()  # of its proof
 
         def counted_step(ids, *others):
             shapes.append((len(ids), 1))
@@ -137,7 +138,7 @@ def forwards(model, monkeypatch):
 
         return counted_step
 
-    monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr(type(model), "forward", counted)
     monkeypatch.setattr(sampling, "step_of", counted_step_of)
     return shapes
 
@@ -234,8 +235,9 @@ def test_a_model_with_more_than_keys_and_values_is_refused(tokenizer, prompts):
     [
         {},
         {"num_key_value_heads": 4},
-        {"num_key_value_heads": 1, "head_dim": 8},
-        {"tie_word_embeddings": False},
+        {"num_key_value_heads": 1},
+        {"head_dim": 16},
+        {"tie_word_embeddings": True},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}},
         {
@@ -249,7 +251,7 @@ def test_a_model_with_more_than_keys_and_values_is_refused(tokenizer, prompts):
             }
         },
     ],
-    ids=["shared heads", "own heads", "one key", "own head", "linear", "yarn", "llama3"],
+    ids=["shared", "own heads", "one key", "own size", "tied", "linear", "yarn", "llama3"],
 )
 def test_the_pass_written_out_gives_the_logits_of_transformers(changes):
     """Lines of other lengths, prompts padded on the left, gains that are not 1."""
@@ -262,9 +264,35 @@ def test_the_pass_written_out_gives_the_logits_of_transformers(changes):
 def test_in_bfloat16_the_pass_is_as_near_to_float32_as_that_of_transformers():
     own = odd_llama()
     exact, _ = both_passes(own)
-    theirs, ours = both_passes(own.bfloat16())
+    for part in own.parameters():  # not of the positions' frequencies, as `devices.ready` has it
+        part.data = part.data.bfloat16()
+    theirs, ours = both_passes(own)
     errors = [(logits.float() - exact).abs().mean() for logits in (theirs, ours)]
     assert 0 < errors[1] < 1.5 * errors[0]
+
+
+def test_weights_laid_out_for_the_processor_give_the_same_bits():
+    generator = torch.Generator().manual_seed(0)
+    weight, x, added = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((48, 80), (7, 80), (7, 48))
+    )
+    product = decoding._Product(weight)
+    if product.laid_out is None:
+        pytest.skip("this processor has no products in bfloat16")
+    assert torch.equal(product(x), torch.nn.functional.linear(x, weight))
+    assert torch.equal(product(x, added), torch.addmm(added, x, weight.T))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("part", ["turned", "silu", "rms_norm"])
+def test_a_pass_that_is_another_than_the_model_s_is_refused(monkeypatch, part, dtype):
+    own = odd_llama()
+    for parameter in own.parameters():
+        parameter.data = parameter.data.to(dtype)
+    assert callable(decoding.step_of(own))
+    monkeypatch.setattr(decoding, part, lambda x, *given, **told: x)
+    with pytest.raises(ScoringError, match="another distribution than the model's own, by "):
+        decoding.step_of(own)
 
 
 def both_passes(own):
@@ -361,6 +389,7 @@ def test_one_prompt_fills_a_batch_of_several_parts(model, tokenizer, prompts, mo
 def test_a_call_that_is_given_up_writes_no_further(model, tokenizer, prompts, monkeypatch):
     monkeypatch.setattr(sampling, "PART", 8)
     monkeypatch.setattr(sampling, "AT_A_TIME", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     made = []
     write = batches.Batch.write
 
@@ -380,8 +409,10 @@ def test_a_call_that_is_given_up_writes_no_further(model, tokenizer, prompts, mo
         assert torch.equal(batch.tokens, before)
 
 
-def test_an_error_in_a_part_ends_the_call(model, tokenizer, prompts, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_in_a_part_ends_the_call(model, tokenizer, prompts, monkeypatch, threads):
     monkeypatch.setattr(sampling, "PART", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     broken = llama(WORDS)
     with torch.no_grad():
         broken.model.norm.weight.fill_(float("nan"))

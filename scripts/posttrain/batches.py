@@ -141,6 +141,8 @@ class Batch:
             lines, read = lines.to(self.device), read.to(self.device)
             self.cache.place(lines, self.read, read)
             self.logits[lines] = self.first_logits[read]
+            if not self.waiting:
+                self.read = self.first_logits = None
 
     def _read_prompts(self) -> None:
         """Read the next prompts, padded on the left, enough for as many rows as there are lines."""

@@ -30,8 +30,9 @@ ADVICE = {
     errno.ENFILE: "the machine's limit of open files is reached: close some and start again",
 }
 OUT_OF_MEMORY = (
-    "out of memory: %s; lower the batch_size of this stage in the config (rows_per_step of "
-    "embedded for the base model), or run one stage at a time"
+    "out of memory: %s; run one stage at a time, or write in the config a smaller batch_size "
+    "(rollouts, evaluate), gradient_checkpointing: true (sft, rft) or a smaller rows_per_step "
+    "(embedded)"
 )
 
 PATIENCE = 5.0  # seconds in which a run that was told to end may do so

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from posttrain.rms_norm import RmsNorm
-from posttrain.rotary import turned
+from posttrain.nodes import Attention, Gate, RmsNorm
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -27,71 +26,6 @@ FUSED = {
     "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
 }
-
-
-class _Gate(Function):
-    """silu(gate) * up, all (N, I)."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        opened = torch.nn.functional.silu(gate)
-        ctx.save_for_backward(gate, up, opened)
-        return opened * up
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up, opened = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(gradient * up, gate), gradient * opened
-
-
-class _Attention(Function):
-    """Causal attention with rotary positions, from qkv (B, T, heads + 2 KV heads, D) to (B, T, H).
-
-    Heads that share a key are one product. `turns` are cosine and sine, (T, 1, D / 2).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, kv_heads: int, turns: tuple[Tensor, Tensor]) -> Tensor:
-        batch, length, all_heads, size = qkv.shape
-        heads = all_heads - 2 * kv_heads
-        per_key = heads // kv_heads
-        scale = size**-0.5
-        query = turned(qkv[:, :, :heads], turns).mul_(scale)
-        query = query.transpose(1, 2).reshape(-1, per_key * length, size)
-        key = turned(qkv[:, :, heads:-kv_heads], turns)
-        key = key.transpose(1, 2).reshape(-1, length, size)
-        value = qkv[:, :, -kv_heads:].transpose(1, 2).reshape(-1, length, size)
-        future = torch.full((length, length), -torch.inf, dtype=qkv.dtype, device=qkv.device)
-        mask = future.triu_(1).repeat(per_key, 1)
-        shares = torch.baddbmm(mask, query, key.transpose(1, 2)).softmax(dim=-1)
-        mixed = torch.bmm(shares, value)
-        ctx.save_for_backward(query, key, value, shares, *turns)
-        ctx.heads, ctx.kv_heads, ctx.scale = heads, kv_heads, scale
-        return mixed.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, -1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        query, key, value, shares, *turns = ctx.saved_tensors
-        heads, kv_heads = ctx.heads, ctx.kv_heads
-        batch, length, _ = gradient.shape
-        size = key.shape[-1]
-        back = (turns[0], -turns[1])
-        gradient = gradient.view(batch, length, heads, size).transpose(1, 2)
-        gradient = gradient.reshape(query.shape)
-        result = gradient.new_empty(batch, length, heads + 2 * kv_heads, size)
-
-        def by_position(part: Tensor, count: int) -> Tensor:
-            return part.view(batch, count, length, size).transpose(1, 2)
-
-        of_value = torch.bmm(shares.transpose(1, 2), gradient)
-        result[:, :, -kv_heads:] = by_position(of_value, kv_heads)
-        of_shares = torch.bmm(gradient, value.transpose(1, 2))
-        of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-        of_key = by_position(torch.bmm(of_scores.transpose(1, 2), query), kv_heads)
-        result[:, :, heads:-kv_heads] = turned(of_key, back)
-        of_query = by_position(torch.bmm(of_scores, key), heads)
-        result[:, :, :heads] = turned(of_query, back).mul_(ctx.scale)
-        return result, None, None
 
 
 class _Loss(Function):
@@ -164,14 +98,15 @@ class Llama:
         batch, length = ids.shape
         dtype = rounded["qkv"].dtype
         turns = self._turns(length, dtype, ids.device)
+        future = torch.full((length, length), -torch.inf, dtype=dtype, device=ids.device).triu_(1)
         x = torch.nn.functional.embedding(ids.flatten(), self.embedding, self.stop).to(dtype)
         by_layer = zip(*(rounded[name].unbind() for name in FUSED), strict=True)
         for qkv, out, gate, up, down in by_layer:
             heads = (RmsNorm.apply(x, self.epsilon) @ qkv.T).view(batch, length, -1, self.size)
-            mixed = _Attention.apply(heads, self.kv_heads, turns)
+            mixed = Attention.apply(heads, self.kv_heads, turns, future)
             x = torch.addmm(x, mixed.flatten(0, 1), out.T)
             y = RmsNorm.apply(x, self.epsilon)
-            x = torch.addmm(x, _Gate.apply(y @ gate.T, y @ up.T), down.T)
+            x = torch.addmm(x, Gate.apply(y @ gate.T, y @ up.T), down.T)
         targets = torch.full_like(ids, -1)
         targets[:, :-1] = ids[:, 1:]
         embedding = self.embedding.to(dtype)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from posttrain.batches import Batch, Completion, Ends
-from posttrain.decoding import step_of
+from posttrain.decoding import is_plain_llama, step_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,7 +48,9 @@ def complete(
     closers = _closing_tokens(tokenizer, closing) if closing else set()
     ends = Ends(tokenizer, stop_tokens(model, tokenizer), closing, closers, max_new_tokens)
     step = step_of(model)
-    parts = min(len(prompts), parts_of(rows, batch_size, model.device))
+    parts = 1
+    if is_plain_llama(model):  # others may change their own state as they read
+        parts = min(len(prompts), parts_of(rows, batch_size, model.device))
     batches = []
     for part in range(parts):
         own = slice(part, None, parts)
@@ -96,11 +98,11 @@ def _each_on_a_thread(parts: int) -> Iterator[Callable[..., Iterator[None]]]:
     if workers < 2:
         yield map
         return
-    with ThreadPoolExecutor(workers, "", torch.set_num_threads, (threads // workers,)) as pool:
-        try:
+    try:
+        with ThreadPoolExecutor(workers, "", torch.set_num_threads, (threads // workers,)) as pool:
             yield pool.map
-        finally:
-            torch.set_num_threads(threads)  # MKL has but one number for all threads
+    finally:  # once no thread sets its own any more: MKL has but one number for all
+        torch.set_num_threads(threads)
 
 
 def _closing_tokens(tokenizer: "PreTrainedTokenizerBase", closing: str) -> set[int]:
