@@ -290,6 +290,10 @@ def test_a_model_that_mixes_packed_rows_is_trained_on_rows_apart(monkeypatch):
     rows = labelled_rows()
     alone = likelihood.mean_logprobs(leaky, rows)
     assert likelihood.mixes_rows(leaky, rows, alone)
+    cut = -min(len(row["input_ids"]) for row in rows)
+    alike = [{"input_ids": row["input_ids"][cut:], "labels": row["labels"][cut:]} for row in rows]
+    assert all(len(packed.input_ids) == len(alike) for packed in pack(alike, torch.device("cpu")))
+    assert likelihood.mixes_rows(leaky, alike, likelihood.mean_logprobs(leaky, alike))
     assert not likelihood.mixes_rows(tiny_model(), rows, alone)
     monkeypatch.setattr(training, "compute_dtype", lambda device: FULL)
     for one, other in zip(fit(model=leaky).history, fit().history, strict=True):

@@ -60,7 +60,7 @@ def collate(rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
 
 
 def pack(rows: Sequence[Row], device: torch.device, apart: bool = False) -> list[Packed]:
-    """Return `rows` packed for one pass or several, none above `PASS_TOKENS` if it can be helped.
+    """Return `rows` packed for one pass or several, none above `PASS_TOKENS` but of one long row.
 
     A row begins at position 0; that is how transformers tells where one ends and the next begins.
     Args: apart, one row a line, for models that mix neighbours however their positions run.
@@ -81,13 +81,15 @@ def _lines(lengths: Sequence[int], longest_first: Sequence[int]) -> list[list[in
     Each row goes to the shortest line so far (Graham 1969), so that the lines end alike.
     """
     best, least = [], math.inf
+    longest = max(PASS_TOKENS, max(lengths))
     for count in range(1, len(lengths) + 1):
         lines = [(0, number, []) for number in range(count)]
         for number in longest_first:
             size, rank, line = lines[0]
             heapq.heapreplace(lines, (size + lengths[number], rank, [*line, number]))
         size = max(lines)[0]
-        if (cost := count * size * (ATTENTION_PARITY + size)) < least:
+        cost = count * size * (ATTENTION_PARITY + size)
+        if size <= longest and cost < least:
             best, least = [line for _, _, line in lines], cost
         if size == max(lengths):
             break  # more lines only waste more
@@ -137,18 +139,18 @@ def packed_logprobs(model: "nn.Module", packed: Packed) -> Tensor:
 
 @torch.no_grad()
 def mixes_rows(model: "nn.Module", rows: Sequence[Row], alone: Sequence[float]) -> bool:
-    """Tell whether `model` gives packed rows other log-probabilities than it gives them `alone`.
+    """Tell whether `model` gives rows of one line other log-probabilities than it gives `alone`.
 
     Layers that carry a state along, such as convolutions, run over a row's end into the next; so
     do models that take no positions.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return True
-    sums, counts = torch.zeros(len(rows)), torch.zeros(len(rows))
-    for packed in pack(rows, next(model.parameters()).device):
-        logp = packed_logprobs(model, packed).cpu()
-        sums.index_add_(0, packed.rows.cpu(), logp)
-        counts.index_add_(0, packed.rows.cpu(), torch.ones(len(logp)))
+    # Not as `pack` would: rows of one length it puts in a line each, and nothing could mix.
+    packed = _pack_lines(rows, [range(len(rows))], next(model.parameters()).device, apart=False)
+    logp = packed_logprobs(model, packed).cpu()
+    sums = torch.zeros(len(rows)).index_add_(0, packed.rows.cpu(), logp)
+    counts = torch.bincount(packed.rows.cpu(), minlength=len(rows))
     return not torch.allclose(sums / counts, torch.tensor(alone), rtol=1e-3, atol=1e-3)
 
 
