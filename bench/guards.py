@@ -116,7 +116,7 @@ def main() -> None:
         "load proof": (median_seconds(lambda: adapters.load(BASE, "results/sft")) - loading, 3),
         "proof of what was saved": (median_seconds(lambda: adapters.load(BASE, "results/sft")), 2),
         "probe in the computing dtype": (median_seconds(lambda: adapters.ready(loaded)), 3),
-        "base model against its manifest": (median_seconds(lambda: models.verified(BASE)), 14),
+        "base model against its manifest": (median_seconds(lambda: models.verified(BASE)), 12),
         "verifier's self-test": (
             median_seconds(
                 lambda: scoring.self_test(

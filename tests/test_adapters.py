@@ -633,6 +633,8 @@ def first_probe(**changes: Any) -> Callable[[dict[str, Any]], None]:
         drop("probes"),
         drop("probes", "rows"),
         drop("probes", "adapter_logprobs"),
+        drop("probes", "base_logprobs"),
+        probes(base_logprobs=[-1.0]),
         lambda receipt: receipt["adapter"].update(sha256=7),
         lambda receipt: receipt.update(adapter=None),
         lambda receipt: receipt.update(base_model=["model.safetensors"]),

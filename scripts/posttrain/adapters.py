@@ -157,7 +157,7 @@ def ready(loaded: Loaded) -> "PreTrainedModel":
         found = mean_logprobs(model, loaded.receipt["probes"]["rows"])
         with _remedied(loaded.folder):
             prove(loaded.receipt, found, model.dtype, loaded.folder)
-            _refuse_base(loaded.receipt, found, loaded.folder)
+            _refuse_base(loaded.receipt, found, model.dtype, loaded.folder)
     return model
 
 
@@ -203,11 +203,16 @@ def prove_saved(manifest_path: str | Path, folder: Path, trained: Trained) -> di
     return stated | {"probes": stated["probes"] | {"adapter_logprobs": found}}
 
 
-def _refuse_base(receipt: Mapping[str, Any], found: Sequence[float], place: Path) -> None:
-    """Raise AdapterError if the probes are nearer to the base model's than to the adapter's."""
-    stated = receipt["probes"]
-    if not _largest_gap(found, stated["adapter_logprobs"]) < _largest_gap(
-        found, stated["base_logprobs"]
+def _refuse_base(
+    receipt: Mapping[str, Any], found: Sequence[float], dtype: torch.dtype, place: Path
+) -> None:
+    """Raise AdapterError if the probes are nearer to the base model's than to the adapter's.
+
+    Where the two lie as near as rounding brings any two, neither can be told from the other.
+    """
+    adapter, base = (receipt["probes"][f"{of}_logprobs"] for of in ("adapter", "base"))
+    if _largest_gap(adapter, base) > TOLERANCE[dtype] and not (
+        _largest_gap(found, adapter) < _largest_gap(found, base)
     ):
         raise AdapterError(f"{place}: the model that is to generate is the base model's double")
 
@@ -221,14 +226,15 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
         receipt = artifacts.read_json(path)
         hashes = [receipt["adapter"][key] for key in ("sha256", "config_sha256")]
         hashes += [*receipt["base_model"].values(), *receipt.get("inputs", {}).values()]
-        rows, stated = receipt["probes"]["rows"], receipt["probes"]["adapter_logprobs"]
+        rows = receipt["probes"]["rows"]
+        stated = [receipt["probes"][f"{of}_logprobs"] for of in ("adapter", "base")]
         if not all(isinstance(sha256, str) for sha256 in hashes):
             raise ValueError("a sha256 is no text")
         if receipt.get("seal", seal := lineage.seal(receipt)) != seal:
             raise ValueError("it was edited by hand")
-        if not (rows and len(rows) == len(stated) and all(map(_is_probe, rows))):
+        if not (rows and all(map(_is_probe, rows)) and all(len(s) == len(rows) for s in stated)):
             raise ValueError("its probes are no labelled rows with a log-probability each")
-        if not all(type(value) is float and math.isfinite(value) for value in stated):
+        if not all(type(value) is float and math.isfinite(value) for s in stated for value in s):
             raise ValueError("a log-probability is not finite")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(f"{path} is no receipt of an adapter ({_what(error)})") from error

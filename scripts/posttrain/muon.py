@@ -62,7 +62,7 @@ class Muon:
         for name, whole in self.matrices.items():
             gradient = gradients[name].float()
             momentum = self.momenta[name].lerp_(gradient, 1 - MOMENTUM)
-            ahead = gradient.lerp_(momentum, MOMENTUM).to(self.dtype)
+            ahead = gradient.lerp(momentum, MOMENTUM).to(self.dtype)
             whole.mul_(1 - rate * WEIGHT_DECAY)
             split = self.parts[name]
             for matrices, part in zip(whole.split(split, 1), ahead.split(split, 1), strict=True):

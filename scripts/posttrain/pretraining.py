@@ -83,8 +83,7 @@ def packed_rows(
     """
     stop = tokenizer.eos_token_id
     spelt = spelling(tokenizer)
-    while True:
-        batch = list(itertools.islice(texts, 4096))
+    while batch := list(itertools.islice(texts, 4096)):
         coded = tokenizer(batch)["input_ids"]
         coded[::SPELT] = spelt(batch[::SPELT])["input_ids"]
         row: list[int] = []

@@ -38,7 +38,7 @@ def learning_rate(step: int, steps: int, highest: float) -> float:
 def batches(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[float, list[int]]]:
     """Return each step's (epoch so far, row numbers); rows in a new order every epoch.
 
-    The last batch of an epoch holds what is left over, so that every row counts alike.
+    The last batch of an epoch holds what is left over, so that every row is seen once in each.
     """
     order = random.Random(f"order of rows {seed}")
     found = []
