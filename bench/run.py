@@ -79,6 +79,7 @@ def main() -> None:
     ):
         sys.exit("the run in this folder is not one of config.yaml as it is: make run")
     parts = [measure for name in given.only for measure in MEASURED[name]]
+    devices.use_threads(torch.get_num_threads())  # as rules do; the peers have what it brings, too
     artifacts.write_json(ROOT / "bench/results.json", measured())
     rows = []
     for measure in [*parts, lambda config: commands.chain_rows(given.chain)]:

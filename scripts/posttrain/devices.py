@@ -1,5 +1,6 @@
 """Where a rule computes, and in which numbers: asked of the machine, never assumed."""
 
+import ctypes
 import errno
 import resource
 import socket
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FULL = torch.float32  # in which weights are kept, merged and probed
-
+# <malloc.h>: how much free memory is kept at the heap's end, and from which size on pieces are
+# mapped apart. Bytes; the latter is the most that glibc takes.
+KEPT_MEMORY = {"M_TRIM_THRESHOLD": (-1, 512 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
 _held: list[socket.socket] = []
 
@@ -74,8 +77,16 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def use_threads(threads: int) -> None:
-    """Compute with so many threads: their number decides the order of sums, and so bytes."""
+    """Compute with so many threads: their number decides the order of sums, and so bytes.
+
+    What an operation's result lay in is kept for the next. glibc gives large pieces back at once,
+    and the kernel clears them page by page for the next result: a sixth of a pretraining step's
+    processor time.
+    """
     torch.set_num_threads(threads)
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, size in KEPT_MEMORY.values():
+            libc.mallopt(option, size)
 
 
 def ready(model: "PreTrainedModel") -> "PreTrainedModel":

@@ -43,9 +43,9 @@ class _LowRank(torch.autograd.Function):
         *factors: Tensor,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        a = torch.cat(factors[::2]).to(x.dtype)
-        scaled = [b * scale for b, scale in zip(factors[1::2], scales, strict=True)]
-        b = torch.block_diag(*scaled).to(x.dtype)
+        a = torch.cat([a.to(x.dtype) for a in factors[::2]])
+        scaled = [(b * s).to(x.dtype) for b, s in zip(factors[1::2], scales, strict=True)]
+        b = torch.block_diag(*scaled) if len(scaled) > 1 else scaled[0]
         inner = flat @ a.T
         result = torch.nn.functional.linear(flat, weight, bias).addmm_(inner, b.T)
         ctx.save_for_backward(flat, weight, a, b, inner)

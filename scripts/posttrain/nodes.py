@@ -71,12 +71,13 @@ class Attention(Function):
         batch, length, all_heads, size = qkv.shape
         heads = all_heads - 2 * kv_heads
         stacked = (batch * kv_heads, -1, size)
-        query = turned(qkv[:, :, :heads], turns).mul_(size**-0.5).transpose(1, 2).reshape(stacked)
-        key = turned(qkv[:, :, heads:-kv_heads], turns).transpose(1, 2).reshape(stacked)
+        placed = turned(qkv[:, :, :-kv_heads], turns)
+        query = placed[:, :, :heads].transpose(1, 2).reshape(stacked)
+        key = placed[:, :, heads:].transpose(1, 2).reshape(stacked)
         value = qkv[:, :, -kv_heads:].transpose(1, 2).reshape(stacked)
-        scores = torch.bmm(query, key.transpose(1, 2))
-        scores.view(batch, heads, length, length).add_(mask)
-        shares = scores.softmax(dim=-1)
+        scores = torch.bmm(query, key.transpose(1, 2)).view(batch, heads, length, length)
+        scores = torch.add(mask, scores, alpha=size**-0.5)
+        shares = scores.softmax(dim=-1).view(len(query), -1, length)
         mixed = torch.bmm(shares, value)
         ctx.save_for_backward(query, key, value, shares, *turns)
         ctx.heads, ctx.kv_heads = heads, kv_heads
@@ -101,8 +102,9 @@ class Attention(Function):
         result[:, :, -kv_heads:] = by_position(of_value, kv_heads)
         of_shares = torch.bmm(gradient, value.transpose(1, 2))
         of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+        of_scores.mul_(size**-0.5)
         of_key = by_position(torch.bmm(of_scores.transpose(1, 2), query), kv_heads)
-        result[:, :, heads:-kv_heads] = turned(of_key, back)
+        turned(of_key, back, into=result[:, :, heads:-kv_heads])
         of_query = by_position(torch.bmm(of_scores, key), heads)
-        result[:, :, :heads] = turned(of_query, back).mul_(size**-0.5)
+        turned(of_query, back, into=result[:, :, :heads])
         return result, None, None, None
