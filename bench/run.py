@@ -22,6 +22,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 # Before transformers, tokenizers and tqdm are imported, which read them once.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# A side has a process of its own in real life, and keeps the products prepared for its shapes; here
+# those of one would drive out another's.
+os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16384"
 
 import commands  # noqa: E402
 import stages  # noqa: E402
@@ -79,7 +82,6 @@ def main() -> None:
     ):
         sys.exit("the run in this folder is not one of config.yaml as it is: make run")
     parts = [measure for name in given.only for measure in MEASURED[name]]
-    devices.use_threads(torch.get_num_threads())  # as rules do; the peers have what it brings, too
     artifacts.write_json(ROOT / "bench/results.json", measured())
     rows = []
     for measure in [*parts, lambda config: commands.chain_rows(given.chain)]:
