@@ -11,7 +11,6 @@ completions or a share of right samples that differ end it.
 """
 
 import argparse
-import json
 import os
 import sys
 from importlib import metadata
@@ -75,7 +74,7 @@ def main() -> None:
     schema = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     config = settings.filled(config, schema)
-    made = json.loads((BASE / models.MANIFEST).read_text(encoding="utf-8"))["origin"]
+    made = artifacts.read_json(BASE / models.MANIFEST)["origin"]
     if any(
         made.get("settings", {}).get(key) != settings.canonical(config[key])
         for key in ("task", "embedded")

@@ -120,9 +120,12 @@ class _Product:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        is_laid_out = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
-        if is_laid_out and torch.backends.mkldnn.is_available():
-            is_laid_out = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        is_laid_out = (
+            weight.device.type == "cpu"
+            and weight.dtype == torch.bfloat16
+            and torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
         self.laid_out = (
             torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None) if is_laid_out else None
         )

@@ -132,8 +132,10 @@ def _quicker(model: "PeftModel") -> Iterator[tuple[torch.nn.Module, Callable[...
                 yield layer, partial(_attended, layer, _together(projections))
 
 
-def hasten(model: "PeftModel", dtype: torch.dtype) -> dict[str, Tensor]:
-    """Round the frozen weights of `model` to `dtype` and quicken its layers, in place.
+def hasten(
+    model: "PeftModel", dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Round the frozen weights of `model` to `dtype`, move it, and quicken its layers, in place.
 
     The adapter stays in float32. Returns: the exact weights, for `restore`.
     """
@@ -141,6 +143,7 @@ def hasten(model: "PeftModel", dtype: torch.dtype) -> dict[str, Tensor]:
     exact = {name: parameter.data for name, parameter in frozen.items()}
     for parameter in frozen.values():
         parameter.data = parameter.data.to(dtype)
+    model.to(device)  # before weights are joined, which no later move would take along
     for layer, forward in _quicker(model):
         layer.forward = forward
     return exact

@@ -88,8 +88,7 @@ def fit(
         model.set_attn_implementation("eager")
     apart = mixes_rows(model, probes, base_logprobs)
     peft_model = adapters.attach(model, recipe["lora"], seed)
-    exact = lowrank.hasten(peft_model, compute_dtype(device))
-    peft_model.to(device)
+    exact = lowrank.hasten(peft_model, compute_dtype(device), device)
     canary = sing(peft_model, rows, recipe["learning_rate"], apart)
     torch.manual_seed(seed)  # of dropout: the canary must not move it
     plan = batches(len(rows), recipe["batch_size"], recipe["epochs"], seed)
