@@ -22,8 +22,8 @@ from posttrain import (  # noqa: E402
     adapters,
     artifacts,
     devices,
+    frozen,
     leaks,
-    lowrank,
     masking,
     models,
     prompts,
@@ -67,7 +67,7 @@ def canary(stage: str, config: dict) -> float:
     model = models.load_model(models.verified(BASE), devices.FULL)
     model.set_attn_implementation("eager")
     peft_model = adapters.attach(model, config[stage]["lora"], config["seed"])
-    lowrank.hasten(peft_model, devices.compute_dtype(devices.pick_device()))
+    frozen.hasten(peft_model, devices.compute_dtype(devices.pick_device()))
     rate = config[stage]["learning_rate"]
     return median_seconds(lambda: training.sing(peft_model, rows, rate, False))
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import limits
+import memory
 import peers
 import table
 import torch
@@ -125,7 +126,7 @@ def train_rows(case: Case, config: Mapping[str, Any], stage: str = "sft") -> lis
     sides = {"ours": ours, "origin": origin, "limit": limits.gemm_gflops}
     if setting:
         sides["trl"] = lambda: rate("trl", trl(setting, ordered))
-    found = table.interleaved(sides, REPEATS)
+    found = table.interleaved(memory.as_alone(sides), REPEATS)
     tokens = sum(len(row["input_ids"]) for row in rows)
     pairs = sum(len(row["input_ids"]) ** 2 for row in rows)
     # Of a supervised token.
@@ -259,7 +260,7 @@ def sample_rows(case: Case, config: Mapping[str, Any]) -> list[table.Row]:
         sides["generate-batch"] = lambda: timed("generate-batch", generate_batch, work, together)
     else:
         how["generate-batch"] = f"continuous batching does not run: {why_not}"
-    found = table.interleaved(sides, REPEATS)
+    found = table.interleaved(memory.as_alone(sides), REPEATS)
     greedy = replace(work, prompts=asked[:GREEDY_PROMPTS], samples=1, temperature=0.0)
     equal = greedy_equality(case, greedy, [peer for peer in how if peer in found])
     golds = [question["answer"] for question in questions for _ in range(case.samples)]
@@ -396,5 +397,6 @@ def pretrain_rows(config: Mapping[str, Any]) -> list[table.Row]:
         pretraining.pretrain(copy.deepcopy(fresh), iter(rows), recipe | {"steps": 1})
     made = counter.get_total_flops() / 1e9 * recipe["steps"]
     more = f"; with all products that are made, Muon's too, {made / work:.2f} times as much"
-    found = table.interleaved({"ours": ours, "limit": limits.gemm_gflops}, REPEATS)
+    sides = {"ours": ours, "limit": limits.gemm_gflops}
+    found = table.interleaved(memory.as_alone(sides), REPEATS)
     return [limit_row(("pretrain", "embedded"), found["ours"], found["limit"], more)]

@@ -14,7 +14,7 @@ from peft import set_peft_model_state_dict
 from training_for_tests import RECIPE, labelled_rows, save_base, tiny_model, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from posttrain import adapters, artifacts, devices, likelihood, lowrank, masking, models, training
+from posttrain import adapters, artifacts, devices, frozen, likelihood, masking, models, training
 from posttrain.errors import MaskError, TrainingError
 from posttrain.likelihood import collate, pack, packed_logprobs
 from posttrain.masking import IGNORE
@@ -144,7 +144,7 @@ def gradients(
         if drawn and "lora_B" in name:
             torch.nn.init.normal_(part, std=0.05)
     if hasten:
-        lowrank.hasten(model, hasten)
+        frozen.hasten(model, hasten)
     passes = pack(rows, torch.device("cpu"), apart)
     for packed in passes:
         loss = -packed_logprobs(model, packed).sum() / sum(len(p.rows) for p in passes)
@@ -214,6 +214,29 @@ def test_quick_layers_have_the_gradient_of_peft_s_own():
     same(gradients(rows), gradients(rows, hasten=FULL))
 
 
+def test_the_pass_written_out_knows_where_a_row_ends():
+    """One row's gradient in a line of its own, and with a row before it and one behind."""
+    rows = mixed_rows(3)
+    alone = gradients([rows[1]], hasten=FULL)
+    for apart in (False, True):
+        among = [row if n == 1 else masked(row) for n, row in enumerate(rows)]
+        same(alone, gradients(among, hasten=FULL, apart=apart))
+
+
+def test_the_pass_written_out_gives_every_logit_where_all_are_wanted():
+    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0)
+    model.set_attn_implementation("eager")
+    rows = mixed_rows()
+    own = likelihood.mean_logprobs(model, rows)
+    restore = frozen.hasten(model, FULL)
+    assert likelihood.mean_logprobs(model, rows) == pytest.approx(own, abs=1e-5)
+    ids = torch.tensor([rows[0]["input_ids"]])
+    with pytest.raises(TypeError, match="attention_mask"):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    restore()
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
 def test_quick_layers_have_it_where_linear_layers_add_a_bias():
     def biased():
         config = tiny_model().config
@@ -251,13 +274,12 @@ def test_the_exact_base_and_peft_s_layers_are_back_after_the_steps(dropout):
     model = adapters.attach(tiny_model(), RECIPE["lora"] | {"dropout": dropout}, seed=0)
     model.set_attn_implementation("eager")
     before = state(model)
-    exact = lowrank.hasten(model, torch.bfloat16)
+    restore = frozen.hasten(model, torch.bfloat16)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {FULL}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
     quick = {type(part).__name__ for part in model.modules() if "forward" in vars(part)}
-    always = {"LlamaRMSNorm", "LlamaMLP"}
-    assert quick == (always if dropout else always | {"Linear", "LlamaAttention"})
-    lowrank.restore(model, exact)
+    assert quick == ({"LlamaRMSNorm", "LlamaMLP"} if dropout else {"LlamaForCausalLM"})
+    restore()
     assert all(torch.equal(weight, before[name]) for name, weight in state(model).items())
     assert not any("forward" in vars(part) for part in model.modules())
     embedding = model.get_input_embeddings().weight
@@ -273,7 +295,7 @@ def test_the_receipt_s_probes_see_the_exact_base(monkeypatch):
     set_peft_model_state_dict(model, found.tensors)
     exact = likelihood.mean_logprobs(model, found.probes)
     assert found.adapter_logprobs == pytest.approx(exact, abs=1e-6)
-    lowrank.hasten(model, torch.bfloat16)
+    frozen.hasten(model, torch.bfloat16)
     assert likelihood.mean_logprobs(model, found.probes) != pytest.approx(exact, abs=1e-6)
 
 
@@ -345,7 +367,8 @@ def test_the_adapter_has_the_recipe_s_rank_on_every_linear_layer(trained):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_gradient_checkpointing_changes_nothing_but_memory(dropout):
+def test_gradient_checkpointing_changes_nothing_but_memory(monkeypatch, dropout):
+    monkeypatch.setattr(training, "compute_dtype", lambda device: FULL)
     lora = RECIPE["lora"] | {"dropout": dropout}
     plain, saving = (fit(lora=lora, epochs=1, gradient_checkpointing=on) for on in (False, True))
     for key in ("loss", "grad_norm"):
@@ -396,7 +419,7 @@ def bare_training(recipe: dict) -> dict[str, torch.Tensor]:
     model.set_attn_implementation("eager")
     model = adapters.attach(model, recipe["lora"], recipe["seed"]).train()
     torch.manual_seed(recipe["seed"])
-    lowrank.hasten(model, devices.compute_dtype(torch.device("cpu")))
+    frozen.hasten(model, devices.compute_dtype(torch.device("cpu")))
     parts = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parts, rate, weight_decay=0.0, fused=True)
     plan = training.batches(len(rows), recipe["batch_size"], recipe["epochs"], recipe["seed"])

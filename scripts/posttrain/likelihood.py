@@ -22,6 +22,8 @@ PASS_TOKENS = 2048
 # A token's matrix products cost about as much as its attention over so many neighbours, masked ones
 # too: what weighs the emptiness of lines against their length when rows are packed into them.
 ATTENTION_PARITY = 512
+# Lines are so many tokens long, or a multiple: a CPU's products are prepared anew for every length.
+WHOLE = 4
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def pack(rows: Sequence[Row], device: torch.device, apart: bool = False) -> list
     lengths = [len(row["input_ids"]) for row in rows]
     numbers = sorted(range(len(rows)), key=lambda number: -lengths[number])
     lines = [[number] for number in numbers] if apart else _lines(lengths, numbers)
-    size = max(sum(lengths[number] for number in line) for line in lines)
+    size = _whole(max(sum(lengths[number] for number in line) for line in lines))
     passes = math.ceil(len(lines) / max(1, PASS_TOKENS // size))
     a_pass = math.ceil(len(lines) / passes)
     chunks = [lines[start : start + a_pass] for start in range(0, len(lines), a_pass)]
@@ -81,19 +83,23 @@ def _lines(lengths: Sequence[int], longest_first: Sequence[int]) -> list[list[in
     Each row goes to the shortest line so far (Graham 1969), so that the lines end alike.
     """
     best, least = [], math.inf
-    longest = max(PASS_TOKENS, max(lengths))
+    longest = max(PASS_TOKENS, _whole(max(lengths)))
     for count in range(1, len(lengths) + 1):
         lines = [(0, number, []) for number in range(count)]
         for number in longest_first:
             size, rank, line = lines[0]
             heapq.heapreplace(lines, (size + lengths[number], rank, [*line, number]))
-        size = max(lines)[0]
+        size = _whole(max(lines)[0])
         cost = count * size * (ATTENTION_PARITY + size)
         if size <= longest and cost < least:
             best, least = [line for _, _, line in lines], cost
-        if size == max(lengths):
+        if size == _whole(max(lengths)):
             break  # more lines only waste more
     return best
+
+
+def _whole(length: int) -> int:
+    return math.ceil(length / WHOLE) * WHOLE
 
 
 def _pack_lines(
@@ -109,7 +115,7 @@ def _pack_lines(
         for label in rows[number]["labels"][1:]
         if label != IGNORE
     ]
-    longest = max(map(len, ids))
+    longest = _whole(max(map(len, ids)))
 
     def filled(lists: list[list[int]], filler: int) -> Tensor:
         full = [one + [filler] * (longest - len(one)) for one in lists]

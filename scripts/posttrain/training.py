@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain import adapters, checkpoints, lowrank, weights
+from posttrain import adapters, checkpoints, frozen, weights
 from posttrain.devices import compute_dtype, peak_memory, pick_device
 from posttrain.errors import MaskError, TrainingError
 from posttrain.likelihood import mean_logprobs, mixes_rows, pack, packed_logprobs
@@ -88,7 +88,7 @@ def fit(
         model.set_attn_implementation("eager")
     apart = mixes_rows(model, probes, base_logprobs)
     peft_model = adapters.attach(model, recipe["lora"], seed)
-    exact = lowrank.hasten(peft_model, compute_dtype(device), device)
+    restore = frozen.hasten(peft_model, compute_dtype(device), device)
     canary = sing(peft_model, rows, recipe["learning_rate"], apart)
     torch.manual_seed(seed)  # of dropout: the canary must not move it
     plan = batches(len(rows), recipe["batch_size"], recipe["epochs"], seed)
@@ -107,7 +107,7 @@ def fit(
                 kept.save_in_time("training", lambda: (_state(peft_model, optimiser), history))
     log.info("peak memory: %.1f GB", peak_memory() / 1e9)
     peft_model.eval().to("cpu")
-    lowrank.restore(peft_model, exact)
+    restore()
     tensors = adapters.tensors_of(peft_model)
     if zero := weights.lora_b_is_zero(tensors):
         raise TrainingError(
@@ -160,7 +160,7 @@ def train_step(
             f"weights that are not finite, or a learning rate too high (now {rate:.2g}); "
             "no adapter is kept"
         )
-    parameters = _trainable(model)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     if any(p.grad is None for p in parameters):
         raise TrainingError(
             f"{place}: on rows {names} no gradient reaches the adapter: gradient checkpointing "

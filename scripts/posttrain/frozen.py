@@ -1,0 +1,181 @@
+"""The frozen base of a LoRA training, held in the dtype it is multiplied in, and put back after.
+
+Autocast would round every weight again at every step, peft's layers and a Llama's take a dozen
+passes over their input where six do, and its last layer goes on with tokens whose logits nobody
+asks for. That is set right here for the length of a training; before and after it the model is
+peft's own, on the exact weights, so that the receipt's probes judge what is done here.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, LlamaModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+)
+
+from posttrain.lowrank import is_plain, projection
+from posttrain.nodes import Attention, Gate, RmsNorm
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+PROJECTIONS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+# The last layer reads so many tokens, or a multiple: products are prepared anew for every number.
+WHOLE = 64
+
+
+class _Llama:
+    """The pass of an adapted Llama over packed rows, written out."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        inner = model.model
+        self.embedding, self.rotary, self.head = inner.embed_tokens, inner.rotary_emb, model.lm_head
+        self.kv_heads = model.config.num_key_value_heads
+        self.size = inner.layers[0].self_attn.head_dim
+        self.last_norm = _normed(inner.norm)
+        self.layers = [
+            (
+                _normed(layer.input_layernorm),
+                projection([own.q_proj, own.k_proj, own.v_proj]),
+                projection([own.o_proj]),
+                _normed(layer.post_attention_layernorm),
+                projection([layer.mlp.gate_proj], [layer.mlp.up_proj]),
+                projection([layer.mlp.down_proj]),
+            )
+            for layer in inner.layers
+            for own in (layer.self_attn,)
+        ]
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        logits_to_keep: Tensor | None = None,
+        use_cache: bool = False,
+        **others: None,
+    ) -> CausalLMOutputWithPast:
+        """Return logits, (B, T, V), or (n, V) at the n places that `logits_to_keep`, (B, T), marks.
+
+        input_ids and position_ids are (B, T), int64; a row begins at each position 0. Whatever else
+        transformers' pass takes, peft hands on as None.
+        """
+        if use_cache or any(value is not None for value in others.values()):
+            raise TypeError(f"a training's pass takes no cache, and none of {sorted(others)}")
+        batch, length = input_ids.shape
+        is_asked = input_ids >= 0 if logits_to_keep is None else logits_to_keep
+        asked = is_asked.flatten().nonzero().flatten()
+        kept = torch.nn.functional.pad(asked, (0, -len(asked) % WHOLE))
+        places = torch.arange(length, device=input_ids.device)
+        positions = places.expand(batch, -1) if position_ids is None else position_ids
+        rows = (positions == 0).cumsum(1)
+        is_seen = (rows[:, :, None] == rows[:, None]) & (places[:, None] >= places)
+        x = self.embedding(input_ids).flatten(0, 1)
+        mask = torch.zeros(is_seen.shape, dtype=x.dtype, device=x.device)
+        mask = mask.masked_fill_(~is_seen, -torch.inf)[:, None]
+        # transformers states the angles of a pair twice.
+        turns = tuple(t[..., None, : self.size // 2] for t in self.rotary(x, positions))
+        for place, (norm, qkv, out, next_norm, gate_up, down) in enumerate(self.layers, 1):
+            [heads] = qkv(norm(x))
+            heads = heads.view(batch, length, -1, self.size)
+            mixed = Attention.apply(heads, self.kv_heads, turns, mask).flatten(0, 1)
+            if place == len(self.layers):  # nothing but its own logits hangs on a token any more
+                x, mixed = x.index_select(0, kept), mixed.index_select(0, kept)
+            [x] = out(mixed, x)
+            [x] = down(Gate.apply(*gate_up(next_norm(x))), x)
+        logits = self.head(self.last_norm(x))[: len(asked)]
+        if logits_to_keep is None:
+            logits = logits.view(batch, length, -1)
+        return CausalLMOutputWithPast(logits=logits)
+
+
+def _is_written_out(model: torch.nn.Module) -> bool:
+    """Tell whether `_Llama` is the pass of `model`: a Llama, all of it adapted, as on a CPU."""
+    if not (
+        type(model) is LlamaForCausalLM
+        and type(model.model) is LlamaModel
+        and model.config._attn_implementation == "eager"
+        and model.config.attention_dropout == 0.0
+        and model.config.hidden_act == "silu"
+        and not model.is_gradient_checkpointing
+    ):
+        return False
+    norms = [model.model.norm]
+    for layer in model.model.layers:
+        parts = (type(layer), type(layer.self_attn), type(layer.mlp))
+        projections = [layer.get_submodule(path) for path in PROJECTIONS]
+        if parts != (LlamaDecoderLayer, LlamaAttention, LlamaMLP) or not all(
+            map(is_plain, projections)
+        ):
+            return False
+        norms += [layer.input_layernorm, layer.post_attention_layernorm]
+    return all(map(_is_plain_norm, norms))
+
+
+def _is_plain_norm(layer: torch.nn.Module) -> bool:
+    return type(layer) is LlamaRMSNorm and not layer.weight.requires_grad
+
+
+def _normed(layer: LlamaRMSNorm) -> Callable[[Tensor], Tensor]:
+    gain = None if bool((layer.weight == 1).all()) else layer.weight
+    return lambda x: RmsNorm.apply(x, layer.variance_epsilon, gain)
+
+
+def _flat(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return function(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+
+def _gated(layer: LlamaMLP, x: Tensor) -> Tensor:
+    return layer.down_proj(Gate.apply(layer.gate_proj(x), layer.up_proj(x)))
+
+
+def _first(function: Callable[[Tensor], tuple[Tensor]], x: Tensor) -> Tensor:
+    [result] = function(x)
+    return result
+
+
+def _quicker(model: "PeftModel") -> Iterator[tuple[torch.nn.Module, Callable[..., Any]]]:
+    """Yield parts of `model` and what computes the same as their forward pass, in less time."""
+    if _is_written_out(whole := model.get_base_model()):
+        yield whole, _Llama(whole)
+        return
+    for layer in model.modules():
+        if is_plain(layer):
+            yield layer, partial(_flat, partial(_first, projection([layer])))
+        elif _is_plain_norm(layer):
+            yield layer, partial(_flat, _normed(layer))
+        elif type(layer) is LlamaMLP and layer.config.hidden_act == "silu":
+            yield layer, partial(_gated, layer)
+
+
+def hasten(
+    model: "PeftModel", dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Callable[[], None]:
+    """Round the frozen weights of `model` to `dtype`, move it, and quicken its passes, in place.
+
+    The adapter stays in float32. Returns: what undoes it, once the model is on the CPU again.
+    """
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    exact = {name: parameter.data for name, parameter in frozen.items()}
+    for parameter in frozen.values():
+        parameter.data = parameter.data.to(dtype)
+    model.to(device)  # before weights are joined, which no later move would take along
+    quickened = list(_quicker(model))
+    for part, forward in quickened:
+        part.forward = forward
+
+    def restore() -> None:
+        for name, weight in exact.items():
+            model.get_parameter(name).data = weight
+        for part, _ in quickened:
+            del part.forward
+
+    return restore
