@@ -16,7 +16,7 @@ LEFT_TO_GLIBC = {"M_TRIM_THRESHOLD": 64 << 20, "M_MMAP_THRESHOLD": 32 << 20}
 
 
 def as_alone(sides: Mapping[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
-    """Return `sides`, each called with freed memory as it has it: "ours" keeps it, the others not."""
+    """Return `sides`, each to be called with freed memory as it has it; ours is named "ours"."""
     libc = ctypes.CDLL(None)
 
     def call(name: str) -> float:

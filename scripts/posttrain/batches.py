@@ -157,13 +157,16 @@ class Batch:
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         positions = torch.arange(longest) - (longest - self.lengths)[:, None]
         self.read = DynamicCache()
+        # A place, not a number of places: of a slice the head's product on a CPU first copies the
+        # head's weights for every prompt.
+        last = torch.tensor([longest - 1], device=self.device)
         self.first_logits = self.model(
             input_ids=ids.to(self.device),
             attention_mask=(positions >= 0).to(self.device),
             position_ids=positions.clamp(min=0).to(self.device),
             past_key_values=self.read,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=last,
         ).logits[:, -1]
         if self.cache is None:
             lines, longest = len(self.row), max(map(len, self.prompts))

@@ -97,15 +97,17 @@ def is_plain_llama(model: "PreTrainedModel") -> bool:
 def _prove(model: LlamaForCausalLM, step: Step) -> None:
     """Hold the step's distribution of a token to that of the model, on its device, in its dtype."""
     ids = torch.arange(PROVEN, device=model.device) * (model.config.vocab_size // PROVEN)
-    expected = model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
     read = DynamicCache()
-    model(input_ids=ids[None, :-1], past_key_values=read, use_cache=True, logits_to_keep=1)
+    expected = model(
+        input_ids=ids[None], past_key_values=read, use_cache=True, logits_to_keep=1
+    ).logits
+    read.crop(-1)  # the step is to read the last token again
     cache = ColumnCache(read, 1, PROVEN - 1)
     cache.place(ids[:1] * 0, read, ids[:1] * 0)
     cache.advance(PROVEN - 1)
     mask = torch.arange(cache.columns, device=model.device)[None] < PROVEN
     found = step(ids[-1:], torch.full_like(ids[-1:], PROVEN - 1), mask, cache)[0]
-    true, ours = (logits.float().log_softmax(-1) for logits in (expected, found))
+    true, ours = (logits.float().log_softmax(-1) for logits in (expected[0, -1], found))
     apart = torch.nn.functional.kl_div(ours, true, reduction="sum", log_target=True).item()
     if apart > (most := DIVERGENCE[expected.dtype]):
         raise ScoringError(

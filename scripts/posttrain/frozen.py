@@ -105,7 +105,7 @@ def _is_written_out(model: torch.nn.Module) -> bool:
         and model.config._attn_implementation == "eager"
         and model.config.attention_dropout == 0.0
         and model.config.hidden_act == "silu"
-        and not model.is_gradient_checkpointing
+        and not model.is_activation_checkpointing
     ):
         return False
     norms = [model.model.norm]
@@ -129,17 +129,17 @@ def _normed(layer: LlamaRMSNorm) -> Callable[[Tensor], Tensor]:
     return lambda x: RmsNorm.apply(x, layer.variance_epsilon, gain)
 
 
-def _flat(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return function(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+def _on_tokens(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: function(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def _gated(layer: LlamaMLP, x: Tensor) -> Tensor:
     return layer.down_proj(Gate.apply(layer.gate_proj(x), layer.up_proj(x)))
 
 
-def _first(function: Callable[[Tensor], tuple[Tensor]], x: Tensor) -> Tensor:
-    [result] = function(x)
-    return result
+def _adapted(layer: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+    project = projection([layer])
+    return lambda x: project(x)[0]
 
 
 def _quicker(model: "PeftModel") -> Iterator[tuple[torch.nn.Module, Callable[..., Any]]]:
@@ -149,9 +149,9 @@ def _quicker(model: "PeftModel") -> Iterator[tuple[torch.nn.Module, Callable[...
         return
     for layer in model.modules():
         if is_plain(layer):
-            yield layer, partial(_flat, partial(_first, projection([layer])))
+            yield layer, _on_tokens(_adapted(layer))
         elif _is_plain_norm(layer):
-            yield layer, partial(_flat, _normed(layer))
+            yield layer, _on_tokens(_normed(layer))
         elif type(layer) is LlamaMLP and layer.config.hidden_act == "silu":
             yield layer, partial(_gated, layer)
 
