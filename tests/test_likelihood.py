@@ -8,7 +8,7 @@ from training_for_tests import labelled_rows, tiny_model
 
 from posttrain.errors import MaskError
 from posttrain.likelihood import (
-    WHOLE,
+    LINE_MULTIPLE,
     collate,
     completion_logprobs,
     mean_logprobs,
@@ -168,7 +168,8 @@ def test_packing_wastes_little_and_loses_nothing():
         for n, length in enumerate(lengths, 1)
     ]
     [packed] = pack(rows, CPU)
-    filled = len(packed.input_ids) * (WHOLE - 1)  # up to a whole length, at most
+    assert packed.input_ids.shape[1] % LINE_MULTIPLE == 0
+    filled = len(packed.input_ids) * (LINE_MULTIPLE - 1)  # up to a whole length, at most
     assert packed.input_ids.numel() - filled < 1.1 * sum(lengths) < len(lengths) * max(lengths)
     starts = (packed.position_ids == 0) & (packed.input_ids != 0)
     assert sorted(packed.input_ids[starts].tolist()) == [10 * n for n in range(1, 17)]

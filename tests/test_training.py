@@ -14,7 +14,18 @@ from peft import set_peft_model_state_dict
 from training_for_tests import RECIPE, labelled_rows, save_base, tiny_model, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from posttrain import adapters, artifacts, devices, frozen, likelihood, masking, models, training
+from posttrain import (
+    adapters,
+    artifacts,
+    devices,
+    frozen,
+    likelihood,
+    lowrank,
+    masking,
+    models,
+    nodes,
+    training,
+)
 from posttrain.errors import MaskError, TrainingError
 from posttrain.likelihood import collate, pack, packed_logprobs
 from posttrain.masking import IGNORE
@@ -133,11 +144,15 @@ def gradients(
     apart: bool = False,
     drawn: bool = True,
     model: torch.nn.Module | None = None,
+    attention: str = "eager",
 ) -> dict[str, torch.Tensor]:
-    """The adapter's gradient of the mean loss of `rows`, packed; lora_B drawn, else A's is zero."""
+    """The adapter's gradient of the mean loss of `rows`, packed; lora_B drawn, else A's is zero.
+
+    Hastened, by the pass written out where attention is eager, else layer by layer.
+    """
     model = model or tiny_model()
     if hasten:
-        model.set_attn_implementation("eager")  # as a training has it on the CPU
+        model.set_attn_implementation(attention)
     model = adapters.attach(model, RECIPE["lora"], seed=0).train()
     torch.manual_seed(3)
     for name, part in model.named_parameters():
@@ -209,35 +224,27 @@ def test_a_training_in_small_passes_has_the_same_curve(monkeypatch, trained):
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
 
 
-def test_quick_layers_have_the_gradient_of_peft_s_own():
+QUICK = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+@QUICK
+def test_quick_passes_have_the_gradient_of_peft_s_own(attention):
     rows = mixed_rows()
-    same(gradients(rows), gradients(rows, hasten=FULL))
+    same(gradients(rows), gradients(rows, hasten=FULL, attention=attention))
 
 
-def test_the_pass_written_out_knows_where_a_row_ends():
+@QUICK
+def test_quick_passes_know_where_a_row_ends(attention):
     """One row's gradient in a line of its own, and with a row before it and one behind."""
     rows = mixed_rows(3)
     alone = gradients([rows[1]], hasten=FULL)
     for apart in (False, True):
         among = [row if n == 1 else masked(row) for n, row in enumerate(rows)]
-        same(alone, gradients(among, hasten=FULL, apart=apart))
+        same(alone, gradients(among, hasten=FULL, apart=apart, attention=attention))
 
 
-def test_the_pass_written_out_gives_every_logit_where_all_are_wanted():
-    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0)
-    model.set_attn_implementation("eager")
-    rows = mixed_rows()
-    own = likelihood.mean_logprobs(model, rows)
-    restore = frozen.hasten(model, FULL)
-    assert likelihood.mean_logprobs(model, rows) == pytest.approx(own, abs=1e-5)
-    ids = torch.tensor([rows[0]["input_ids"]])
-    with pytest.raises(TypeError, match="attention_mask"):
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    restore()
-    model(input_ids=ids, attention_mask=torch.ones_like(ids))
-
-
-def test_quick_layers_have_it_where_linear_layers_add_a_bias():
+@QUICK
+def test_quick_passes_have_it_where_linear_layers_add_a_bias(attention):
     def biased():
         config = tiny_model().config
         config.attention_bias = config.mlp_bias = True
@@ -249,10 +256,12 @@ def test_quick_layers_have_it_where_linear_layers_add_a_bias():
         return model
 
     rows = mixed_rows()
-    same(gradients(rows, model=biased()), gradients(rows, model=biased(), hasten=FULL))
+    quick = gradients(rows, model=biased(), hasten=FULL, attention=attention)
+    same(gradients(rows, model=biased()), quick)
 
 
-def test_gains_of_norms_count():
+@QUICK
+def test_gains_of_norms_count(attention):
     def gained() -> torch.nn.Module:
         model = tiny_model()
         torch.manual_seed(5)
@@ -262,7 +271,100 @@ def test_gains_of_norms_count():
         return model
 
     rows = mixed_rows()
-    same(gradients(rows, model=gained()), gradients(rows, model=gained(), hasten=FULL))
+    quick = gradients(rows, model=gained(), hasten=FULL, attention=attention)
+    same(gradients(rows, model=gained()), quick)
+
+
+def test_the_pass_written_out_gives_every_logit_where_all_are_wanted():
+    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0)
+    model.set_attn_implementation("eager")
+    rows = mixed_rows()
+    own = likelihood.mean_logprobs(model, rows)
+    restore = frozen.hasten(model, FULL)
+    assert likelihood.mean_logprobs(model, rows) == pytest.approx(own, abs=1e-5)
+    restore()
+    assert likelihood.mean_logprobs(model, rows) == own
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"attention_mask": torch.ones(1, 4)}, "attention_mask"),
+        ({"labels": torch.ones(1, 4)}, "labels"),
+        ({"use_cache": True}, "no cache"),
+        ({"logits_to_keep": torch.tensor([3])}, "a mark for each place"),
+    ],
+)
+def test_what_the_pass_written_out_does_not_heed_it_does_not_take(given, told):
+    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0)
+    model.set_attn_implementation("eager")
+    frozen.hasten(model, FULL)
+    with pytest.raises(TypeError, match=told):
+        model(input_ids=torch.tensor([[1, 2, 3, 4]]), **{"use_cache": False} | given)
+
+
+def changed(**settings: object) -> LlamaForCausalLM:
+    config = tiny_model().config
+    for key, value in settings.items():
+        setattr(config, key, value)
+    return LlamaForCausalLM(config).eval()
+
+
+def hooked() -> LlamaForCausalLM:
+    model = tiny_model()
+    model.model.layers[1].register_forward_hook(lambda layer, given, found: found * 1.5)
+    return model
+
+
+def with_a_layer_of_its_own() -> LlamaForCausalLM:
+    model = tiny_model()
+    own = model.model.layers[1].mlp
+    own.forward = lambda x, forward=own.forward: forward(x) * 1.5
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "lora"),
+    [
+        (lambda: changed(attention_dropout=0.1), {}),
+        (lambda: changed(hidden_act="gelu"), {}),
+        (lambda: changed(is_causal=False), {}),
+        (tiny_model, {"dropout": 0.2}),
+        (lambda: Leaky(tiny_model().config), {}),
+        (hooked, {}),
+        (with_a_layer_of_its_own, {}),
+    ],
+)
+def test_another_model_than_the_pass_written_out_keeps_its_own(make, lora):
+    model = make()
+    model.set_attn_implementation("eager")
+    model = adapters.attach(model, RECIPE["lora"] | lora, seed=0)
+    frozen.hasten(model, FULL)
+    assert "forward" not in vars(model.get_base_model())
+
+
+def test_a_quick_pass_that_computes_something_else_is_refused(monkeypatch):
+    model = adapters.attach(tiny_model(), RECIPE["lora"], seed=0)
+    model.set_attn_implementation("eager")
+    turned = nodes.turned
+    monkeypatch.setattr(
+        nodes, "turned", lambda x, turns, into: turned(x, (turns[1], turns[0]), into)
+    )
+    with pytest.raises(TrainingError, match="other distributions than the model's own"):
+        frozen.hasten(model, FULL)
+
+
+def test_a_training_whose_model_is_not_the_exact_one_with_its_adapter_is_refused(monkeypatch):
+    """Its adapter's products go wrong, which a fresh adapter, that adds nothing, cannot show."""
+    monkeypatch.setattr(training, "compute_dtype", lambda device: FULL)
+    forward = lowrank.LowRank.forward
+
+    def wrong(ctx, x, added, products, scales, *factors):
+        return forward(ctx, x, added, products, 1.5 * scales, *factors)
+
+    monkeypatch.setattr(lowrank.LowRank, "forward", staticmethod(wrong))
+    with pytest.raises(TrainingError, match="nats a token apart"):
+        fit(epochs=1)
 
 
 def test_bfloat16_turns_the_gradient_by_its_rounding_and_no_more():
@@ -367,8 +469,7 @@ def test_the_adapter_has_the_recipe_s_rank_on_every_linear_layer(trained):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_gradient_checkpointing_changes_nothing_but_memory(monkeypatch, dropout):
-    monkeypatch.setattr(training, "compute_dtype", lambda device: FULL)
+def test_gradient_checkpointing_changes_nothing_but_memory(dropout):
     lora = RECIPE["lora"] | {"dropout": dropout}
     plain, saving = (fit(lora=lora, epochs=1, gradient_checkpointing=on) for on in (False, True))
     for key in ("loss", "grad_norm"):

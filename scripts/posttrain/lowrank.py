@@ -1,5 +1,6 @@
 """Adapted linear layers as one node: peft's take a dozen passes over their input where six do."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,12 +24,8 @@ class Product(NamedTuple):
     bias: Tensor | None
     shapes: list[torch.Size]
 
-    def joined(self, factors: Sequence[Tensor]) -> Tensor:
-        """Return the layers' B as one: blocks on a diagonal, 0 elsewhere."""
-        return torch.block_diag(*factors) if len(factors) > 1 else factors[0]
-
     def parted(self, gradient: Tensor) -> Iterator[Tensor]:
-        """Yield the gradient of each layer's B, given that of `joined`, (ranks, out)."""
+        """Yield the gradient of each layer's B, given that of all, (ranks, out)."""
         row = column = 0
         for height, rank in self.shapes:
             yield gradient[column : column + rank, row : row + height].T
@@ -36,9 +33,10 @@ class Product(NamedTuple):
 
 
 class LowRank(Function):
-    """x W' + bias + (x A') B' s + added of layers that read the same x, with no gradient for W.
+    """x W' + bias + (x (s A)') B' + added of layers that read the same x, no gradient for W.
 
-    The A of all are one product: ranks are small, and 48 columns take little longer than 16.
+    The A of all are one product, for ranks are small, and 48 columns take little longer than 16; so
+    are the B of layers whose outputs lie side by side, blocks on a diagonal.
 
     Shapes: x (N, in) and added (N, out) or None, in the dtype of the weights; scales, s of each row
     of A, (ranks, 1) float32; factors, the A (r, in) and B (out, r) of every layer in turn, in
@@ -58,7 +56,7 @@ class LowRank(Function):
         a = (torch.cat(factors[::2]) * scales).to(x.dtype)
         b_of_layers = iter(factors[1::2])
         joined = [
-            product.joined([next(b_of_layers) for _ in product.shapes]).to(x.dtype)
+            torch.block_diag(*itertools.islice(b_of_layers, len(product.shapes))).to(x.dtype)
             for product in products
         ]
         inner = (x @ a.T).split([b.shape[1] for b in joined], 1)
@@ -106,6 +104,8 @@ def is_plain(layer: torch.nn.Module) -> bool:
         type(layer) is lora.Linear
         and type(layer.base_layer) is torch.nn.Linear
         and isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity)
+        and layer.lora_B[ADAPTER].bias is None
+        and not layer.lora_variant
     )
 
 

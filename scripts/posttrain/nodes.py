@@ -73,8 +73,11 @@ class Attention(Function):
         stacked = (batch * kv_heads, -1, size)
         # The scores' scale comes with the queries' turns: a pass less over the scores each way.
         scaled = tuple(turn * size**-0.5 for turn in turns)
-        query = turned(qkv[:, :, :heads], scaled).transpose(1, 2).reshape(stacked)
-        key = turned(qkv[:, :, heads:-kv_heads], turns).transpose(1, 2).reshape(stacked)
+        query = qkv.new_empty(batch, heads, length, size)
+        key = qkv.new_empty(batch, kv_heads, length, size)
+        turned(qkv[:, :, :heads], scaled, into=query.transpose(1, 2))
+        turned(qkv[:, :, heads:-kv_heads], turns, into=key.transpose(1, 2))
+        query, key = query.view(stacked), key.view(stacked)
         value = qkv[:, :, -kv_heads:].transpose(1, 2).reshape(stacked)
         scores = torch.bmm(query, key.transpose(1, 2)).view(batch, heads, length, length)
         shares = (scores + mask).softmax(dim=-1).view(len(query), -1, length)

@@ -67,7 +67,8 @@ def fit(
         section of the config with `seed`; base_folder, named in the adapter's config; kept, where
         a job that was stopped left how far it came, and this one does.
     Raises: TrainingError where a step cannot be healthy, naming it, its rows and likely causes, or
-        where the training left a part of the adapter as it was; MaskError where rows supervise
+        where the training left a part of the adapter as it was, or where the exact model with it
+        answers otherwise than the one that was trained; MaskError where rows supervise
         nothing, before the first step.
     """
     if not rows:
@@ -88,7 +89,8 @@ def fit(
         model.set_attn_implementation("eager")
     apart = mixes_rows(model, probes, base_logprobs)
     peft_model = adapters.attach(model, recipe["lora"], seed)
-    restore = frozen.hasten(peft_model, compute_dtype(device), device)
+    dtype = compute_dtype(device)
+    restore = frozen.hasten(peft_model, dtype, device, apart)
     canary = sing(peft_model, rows, recipe["learning_rate"], apart)
     torch.manual_seed(seed)  # of dropout: the canary must not move it
     plan = batches(len(rows), recipe["batch_size"], recipe["epochs"], seed)
@@ -106,8 +108,16 @@ def fit(
             if kept:
                 kept.save_in_time("training", lambda: (_state(peft_model, optimiser), history))
     log.info("peak memory: %.1f GB", peak_memory() / 1e9)
-    peft_model.eval().to("cpu")
+    as_trained = mean_logprobs(peft_model.eval(), probes)
+    peft_model.to("cpu")
     restore()
+    adapter_logprobs = mean_logprobs(peft_model, probes)
+    gap, most = adapters.largest_gap(as_trained, adapter_logprobs), adapters.TOLERANCE[dtype]
+    if not gap <= most:
+        raise TrainingError(
+            f"the model that was trained and the exact one with its adapter are up to {gap:.3g} "
+            f"nats a token apart (at most {most}): no adapter is kept"
+        )
     tensors = adapters.tensors_of(peft_model)
     if zero := weights.lora_b_is_zero(tensors):
         raise TrainingError(
@@ -120,7 +130,7 @@ def fit(
         history=history,
         probes=probes,
         base_logprobs=base_logprobs,
-        adapter_logprobs=mean_logprobs(peft_model, probes),
+        adapter_logprobs=adapter_logprobs,
         canary=canary,
         trainable_parameters=sum(p.numel() for p in _trainable(peft_model)),
     )
