@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 # Before transformers, tokenizers and tqdm are imported, which read them once.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 # A side has a process of its own in real life, and keeps the products prepared for its shapes; here
-# those of one would drive out another's. To prepare them, in the first repeat, is in no median: some
-# 0.4 s of a whole training of ours, which has as many shapes as lines have lengths.
+# those of one would drive out another's. To prepare them, in the first repeat, is in no median:
+# 0.4 s or so of a whole training of ours, which has as many shapes as lines have lengths.
 os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16384"
 
 import commands  # noqa: E402
