@@ -211,8 +211,8 @@ def _refuse_base(
     Where the two lie as near as rounding brings any two, neither can be told from the other.
     """
     adapter, base = (receipt["probes"][f"{of}_logprobs"] for of in ("adapter", "base"))
-    if largest_gap(adapter, base) > TOLERANCE[dtype] and not (
-        largest_gap(found, adapter) < largest_gap(found, base)
+    if _largest_gap(adapter, base) > TOLERANCE[dtype] and not (
+        _largest_gap(found, adapter) < _largest_gap(found, base)
     ):
         raise AdapterError(f"{place}: the model that is to generate is the base model's double")
 
@@ -307,7 +307,7 @@ def _merged(
     after = mean_logprobs(merged, probes)
     if receipt:
         prove(receipt, after, torch.float32, folder)
-    gap = largest_gap(after, before)
+    gap = _largest_gap(after, before)
     if not gap > TOLERANCE[torch.float32]:
         raise AdapterError(
             f"{folder}: with this adapter the base model answers as it does without "
@@ -323,7 +323,7 @@ def prove(
 
     Raises: AdapterError where one differs by more than `TOLERANCE` of its dtype.
     """
-    worst = largest_gap(found, receipt["probes"]["adapter_logprobs"])
+    worst = _largest_gap(found, receipt["probes"]["adapter_logprobs"])
     if not worst <= TOLERANCE[dtype]:
         raise AdapterError(
             f"{place}: the loaded model's log-probabilities are up to {worst:.3g} nats a token off "
@@ -332,7 +332,7 @@ def prove(
         )
 
 
-def largest_gap(found: Sequence[float], stated: Sequence[float]) -> float:
+def _largest_gap(found: Sequence[float], stated: Sequence[float]) -> float:
     """Return the largest difference, NaN where one is not a number: max() would pass over it."""
     gaps = [abs(a - b) for a, b in zip(found, stated, strict=True)]
     return math.nan if any(map(math.isnan, gaps)) else max(gaps)

@@ -202,9 +202,10 @@ def hasten(
 ) -> Callable[[], None]:
     """Round the frozen weights of `model` to `dtype`, move it, and quicken its passes, in place.
 
-    The adapter stays in float32. Returns: what undoes it, once the model is on the CPU again.
+    The adapter stays in float32. Returns: what undoes it and brings the model to the CPU.
     Args: apart, where the model mixes packed rows (`likelihood.mixes_rows`).
-    Raises: TrainingError if the quick passes give other distributions than the model's own.
+    Raises: TrainingError, here or when it is undone, if the quick passes give other distributions
+        than the model's own: before a training a fresh adapter adds nothing, after it it does.
     """
     frozen = {name: p for name, p in model.named_parameters() if "lora_" not in name}
     exact = {name: parameter.data for name, parameter in frozen.items()}
@@ -215,23 +216,31 @@ def hasten(
     quickened = list(_quicker(model))
     for part, forward in quickened:
         part.forward = forward
-    apart_by = divergence(own, _logits(model, apart))
-    # NaN of the model itself is told at the first step, with the rows.
-    if own.isfinite().all() and not apart_by <= (most := DIVERGENCE[own.dtype]):
-        raise TrainingError(
-            f"the passes that a training computes by give other distributions than the model's own,"
-            f" by {apart_by:.3g} nats (at most {most}): a fault of this machine's products or of "
-            "this program; no adapter is kept"
-        )
+    _refuse_another(own, _logits(model, apart))
 
     def restore() -> None:
-        for name, weight in exact.items():
-            model.get_parameter(name).data = weight
+        quick = _logits(model, apart)
         for part, _ in quickened:
             del part.forward
         quickened.clear()  # and with them the weights that were joined
+        _refuse_another(_logits(model, apart), quick)
+        model.to("cpu")
+        for name, weight in exact.items():
+            model.get_parameter(name).data = weight
 
     return restore
+
+
+def _refuse_another(own: Tensor, quick: Tensor) -> None:
+    """Raise TrainingError if logits (n, V) are other distributions than the model's own."""
+    apart = divergence(own, quick)
+    # NaN of the model itself is told at the first step, with the rows.
+    if own.isfinite().all() and not apart <= (most := DIVERGENCE[own.dtype]):
+        raise TrainingError(
+            f"the passes that a training computes by give other distributions than the model's own,"
+            f" by {apart:.3g} nats (at most {most}): a fault of this machine's products or of this "
+            "program; no adapter is kept"
+        )
 
 
 @torch.no_grad()
