@@ -233,13 +233,11 @@ def hasten(
 
 def _refuse_another(own: Tensor, quick: Tensor) -> None:
     """Raise TrainingError if logits (n, V) are other distributions than the model's own."""
-    apart = divergence(own, quick)
-    # NaN of the model itself is told at the first step, with the rows.
-    if own.isfinite().all() and not apart <= (most := DIVERGENCE[own.dtype]):
+    if (apart := divergence(own, quick)) is not None:
         raise TrainingError(
             f"the passes that a training computes by give other distributions than the model's own,"
-            f" by {apart:.3g} nats (at most {most}): a fault of this machine's products or of this "
-            "program; no adapter is kept"
+            f" by {apart:.3g} nats (at most {DIVERGENCE[own.dtype]}): a fault of this machine's "
+            "products or of this program; no adapter is kept"
         )
 
 

@@ -171,14 +171,17 @@ def mixes_rows(model: "nn.Module", rows: Sequence[Row], alone: Sequence[float]) 
     return not torch.allclose(sums / counts, torch.tensor(alone), rtol=1e-3, atol=1e-3)
 
 
-def divergence(true: Tensor, found: Tensor) -> float:
-    """Return the largest divergence of the distributions that logits (n, V) give, NaN if any is.
+def divergence(true: Tensor, found: Tensor) -> float | None:
+    """Return how far the distributions that logits (n, V) give lie apart, None if not at all.
 
-    Of `found` from `true`, in nats, Kullback and Leibler's; `DIVERGENCE` is what rounding explains.
+    The most that one of `found` diverges from its `true` one, in nats, Kullback and Leibler's; NaN
+    if one of `found` is none. Not at all is what rounding explains, `DIVERGENCE`, and whatever goes
+    with a `true` that is NaN: that is told where a loss is taken, or a token chosen.
     """
     told, ours = (logits.float().log_softmax(-1) for logits in (true, found))
-    apart = torch.nn.functional.kl_div(ours, told, reduction="none", log_target=True)
-    return apart.sum(-1).max().item()
+    each = torch.nn.functional.kl_div(ours, told, reduction="none", log_target=True)
+    apart = each.sum(-1).max().item()
+    return None if apart <= DIVERGENCE[true.dtype] or not true.isfinite().all() else apart
 
 
 def completion_logprobs(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
